@@ -1,0 +1,6 @@
+"""From a loaded model and an image to an enhanced image."""
+
+from .controls import EnhanceControls
+from .enhance import Enhancement, enhance
+
+__all__ = ["EnhanceControls", "Enhancement", "enhance"]

@@ -1,0 +1,89 @@
+"""What the user can change about an enhancement, applied to the network's output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LUMA = (0.2126, 0.7152, 0.0722)
+"""Rec. 709 luma weights."""
+
+HIGHLIGHT_START, HIGHLIGHT_FULL = 0.5, 0.9
+"""Input luma from which ``protect_highlights`` acts, and from which it acts fully."""
+
+
+@dataclass(frozen=True)
+class EnhanceControls:
+    """Adjustments around the network; the defaults leave its output as it is.
+
+    Raises:
+        ValueError: A value is outside its range.
+    """
+
+    strength: float = 1.0
+    """Blend from the input (0) to the enhanced image (1), in [0, 1]."""
+    brightness: float = 0.0
+    """Exposure of the enhanced image in stops (EV), in [-4, 4]; applied in linear light, whites roll off."""
+    saturation: float = 1.0
+    """Colourfulness of the enhanced image, in [0, 4]: 0 is grey, 1 unchanged."""
+    protect_highlights: float = 0.0
+    """How far areas that are already bright keep the input, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("strength", 0, 1),
+            ("brightness", -4, 4),
+            ("saturation", 0, 4),
+            ("protect_highlights", 0, 1),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} must be between {low} and {high}, got {value}.")
+
+    def apply(self, original: Tensor, enhanced: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Adjust an enhanced image and blend it with the original.
+
+        Args:
+            original: ``(B, 3, H, W)`` in [0, 1].
+            enhanced: Same shape, in [0, 1].
+            mask: ``(B or 1, H, W)`` in [0, 1]; the original stays where it is 0.
+
+        Returns:
+            ``(B, 3, H, W)`` in [0, 1].
+        """
+        result = enhanced
+        if self.brightness:
+            result = expose(result, self.brightness)
+        if self.saturation != 1:
+            grey = luma(result)
+            result = (grey + self.saturation * (result - grey)).clamp(0, 1)
+        weight: Tensor | float = self.strength
+        if self.protect_highlights:
+            ramp = ((luma(original) - HIGHLIGHT_START) / (HIGHLIGHT_FULL - HIGHLIGHT_START)).clamp(0, 1)
+            weight = weight * (1 - self.protect_highlights * ramp * ramp * (3 - 2 * ramp))
+        if mask is not None:
+            weight = weight * mask.unsqueeze(1)
+        if isinstance(weight, float | int) and weight == 1:
+            return result
+        return original + weight * (result - original)
+
+
+def luma(image: Tensor) -> Tensor:
+    """Rec. 709 luma of ``(B, 3, H, W)``, ``(B, 1, H, W)``."""
+    return (image * image.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+
+def expose(image: Tensor, stops: float) -> Tensor:
+    """Change the exposure of an sRGB image in linear light along ``1 - (1 - x)^(2^stops)``.
+
+    Shadows change by ``stops`` exactly; white stays white, so brightening clips nothing.
+
+    Args:
+        image: Any shape, in [0, 1].
+        stops: Exposure change in EV.
+    """
+    linear = torch.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055) ** 2.4)
+    exposed = 1 - (1 - linear.clamp(0, 1)) ** (2.0**stops)
+    return torch.where(exposed <= 0.0031308, exposed * 12.92, 1.055 * exposed.clamp(min=1e-8) ** (1 / 2.4) - 0.055)

@@ -1,0 +1,161 @@
+"""The enhancement of a batch of images: chunks, tiles, alpha, controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..network import SemiLLIE
+from ..weights import SemiLLIEModel
+from .controls import EnhanceControls, luma
+from .tiling import plan_tiles
+
+MINIMUM_TILE = 128
+"""Smallest tile edge, in pixels, that running out of memory falls back to."""
+
+Progress = Callable[[int, int, Tensor | None], None]
+"""Called as ``progress(done, total, preview)`` after each tile; ``preview`` is a finished image ``(C, H, W)`` or
+``None``. An exception it raises stops the work and passes through."""
+
+
+class Enhancement(NamedTuple):
+    """An enhanced batch."""
+
+    image: Tensor
+    """``(B, C, H, W)`` float32 in [0, 1], on the input's device; alpha as given."""
+    illumination: Tensor
+    """How much light the input had compared with the result, ``(B, H, W)`` in [0, 1]: 0 in darkness, 1 where nothing
+    needed brightening (Retinex: input = illumination x reflectance)."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that an allocation failed."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in str(error) or "can't allocate memory" in str(error))
+    )
+
+
+def enhance(
+    model: SemiLLIEModel | SemiLLIE,
+    image: Tensor,
+    *,
+    controls: EnhanceControls | None = None,
+    mask: Tensor | None = None,
+    tile: int | None = None,
+    batch_size: int = 1,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
+    out_of_memory: Callable[[BaseException], bool] = is_out_of_memory,
+) -> Enhancement:
+    """Enhance a batch of images of any size.
+
+    The input is never written to. When memory runs out, the work goes on with tiles of half the size, down to
+    :data:`MINIMUM_TILE`.
+
+    Args:
+        model: A loaded model, or a bare network.
+        image: ``(B, C, H, W)`` in [0, 1]; C is 1 (grey), 3 (RGB) or 4 (RGB and alpha, which is kept). Values outside
+            are clamped.
+        controls: Adjustments; the defaults are the plain enhancement.
+        mask: Where to enhance, ``(B, H, W)`` or ``(1, H, W)`` in [0, 1]; everywhere by default.
+        tile: Edge of square tiles in pixels, at least :data:`MINIMUM_TILE`; ``None`` takes whole images.
+        batch_size: Images per forward pass.
+        device: Where to compute; the network must be or may be moved there. Default: where it is.
+        dtype: Parameter dtype to compute in. Default: the network's.
+        progress: Called after each tile.
+        out_of_memory: Tells failed allocations from other errors.
+
+    Returns:
+        The enhanced images and the illumination of the inputs.
+
+    Raises:
+        ValueError: The image, mask or an option has the wrong shape, kind or range.
+    """
+    controls = controls or EnhanceControls()
+    network = model.network if isinstance(model, SemiLLIEModel) else model
+    _check(image, mask, tile, batch_size)
+    network.to(device=device, dtype=dtype)
+    parameter = network.conv_first.weight
+
+    batch, channels, height, width = image.shape
+    result = torch.empty(image.shape, dtype=torch.float32, device=image.device)
+    illumination = torch.empty((batch, height, width), dtype=torch.float32, device=image.device)
+    starts = range(0, batch, batch_size)
+    edge = tile
+    with torch.inference_mode():
+        for index, start in enumerate(starts):
+            stop = min(start + batch_size, batch)
+            chunk = image[start:stop].float().clamp(0, 1)
+            colour = chunk[:, :3] if channels >= 3 else chunk.expand(-1, 3, -1, -1)
+
+            def report(tiles_done: int, preview: Tensor | None = None, index: int = index) -> None:
+                if progress is not None:
+                    per_chunk = len(plan_tiles(height, width, edge))
+                    progress(index * per_chunk + tiles_done, len(starts) * per_chunk, preview)
+
+            while True:
+                try:
+                    enhanced = _enhance_frames(network, colour.to(parameter.device, parameter.dtype), edge, report)
+                    break
+                except Exception as error:
+                    smaller = (edge or max(height, width)) // 2
+                    if not out_of_memory(error) or smaller < MINIMUM_TILE:
+                        raise
+                    edge = smaller
+            enhanced = enhanced.to(image.device, torch.float32).clamp_(0, 1)
+            local_mask = None
+            if mask is not None:
+                local_mask = (mask if mask.shape[0] == 1 else mask[start:stop]).to(enhanced)
+            final = controls.apply(colour, enhanced, local_mask)
+            illumination[start:stop] = ((luma(colour) + 1e-3) / (luma(enhanced) + 1e-3)).clamp(0, 1).squeeze(1)
+            result[start:stop, :3] = final if channels >= 3 else luma(final)
+            if channels == 4:
+                result[start:stop, 3] = chunk[:, 3]
+            report(len(plan_tiles(height, width, edge)), result[stop - 1])
+    return Enhancement(result, illumination)
+
+
+def _enhance_frames(
+    network: SemiLLIE, frames: Tensor, edge: int | None, report: Callable[[int], None]
+) -> Tensor:
+    """Run the network over whole frames ``(B, 3, H, W)``, tile by tile where ``edge`` asks for it."""
+    height, width = frames.shape[2:]
+    tiles = plan_tiles(height, width, edge)
+    if len(tiles) == 1:
+        return network(frames).image
+    # All tiles share the illumination of the whole frame, so that they agree on its exposure.
+    frame_illumination = network.estimate_frame(frames)
+    total = torch.zeros_like(frames)
+    weights = frames.new_zeros(1, 1, height, width)
+    for done, tile in enumerate(tiles, 1):
+        region = frames.new_tensor([tile.top / height, tile.left / width, tile.height / height, tile.width / width])
+        part = (slice(None), slice(None), tile.rows, tile.columns)
+        predicted = network(frames[part], frame_illumination, region.expand(frames.shape[0], 4)).image
+        window = tile.window(height, width).to(frames)
+        total[part] += predicted * window
+        weights[part] += window
+        if done < len(tiles):
+            report(done)
+    return total / weights
+
+
+def _check(image: Tensor, mask: Tensor | None, tile: int | None, batch_size: int) -> None:
+    if image.dim() != 4 or image.shape[1] not in (1, 3, 4):
+        raise ValueError(f"image must be (B, C, H, W) with C 1, 3 or 4, got {tuple(image.shape)}.")
+    if image.numel() == 0:
+        raise ValueError(f"image is empty: {tuple(image.shape)}.")
+    if not image.is_floating_point():
+        raise ValueError(f"image must hold floating-point values in [0, 1], got {image.dtype}; divide by its maximum.")
+    if not torch.isfinite(image).all():
+        raise ValueError("image holds NaN or infinite values; remove them first.")
+    expected = ((image.shape[0], *image.shape[2:]), (1, *image.shape[2:]))
+    if mask is not None and tuple(mask.shape) not in expected:
+        raise ValueError(f"mask must be {expected[0]} or {expected[1]}, got {tuple(mask.shape)}.")
+    if tile is not None and tile < MINIMUM_TILE:
+        raise ValueError(f"tile must be at least {MINIMUM_TILE} pixels, got {tile}.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")

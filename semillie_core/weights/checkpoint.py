@@ -1,0 +1,207 @@
+"""Reading and writing checkpoints.
+
+Two formats are read. Ours is safetensors with string metadata (:data:`FORMAT`, the network's config, provenance).
+The released code's is a ``torch.save`` dictionary ``{"arch", "epoch", "state_dict", "optimizer_dict"}`` whose keys carry
+a ``module.`` prefix; it, and bare state dictionaries, are read with ``weights_only=True``, so no file can run code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ..network import SemiLLIE, SemiLLIEConfig
+from .bundled import bundled_models
+from .descriptor import SemiLLIEModel
+
+FORMAT = "semi-llie/1"
+_OPTIONAL_PREFIX = "get_gradient."
+_BLOCK_KEY = re.compile(r"layers\.(\d+)\.residual_group\.blocks\.(\d+)\.")
+_EXPECTED = (
+    "Expected a Semi-LLIE checkpoint: a .safetensors file of this project, or a .pth file saved by the released "
+    "Semi-LLIE code."
+)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message names the file, what is wrong and what was expected."""
+
+
+def load_model(name_or_path: str | Path) -> SemiLLIEModel:
+    """Load a bundled model by name or any Semi-LLIE checkpoint by path.
+
+    The architecture is inferred from the tensors; metadata adds what shapes cannot tell.
+
+    Args:
+        name_or_path: A name from :func:`bundled_models`, or a file.
+
+    Returns:
+        The descriptor, on the CPU in float32, in evaluation mode with frozen parameters.
+
+    Raises:
+        CheckpointError: There is no such model or file, or it is truncated, foreign or of an unknown kind.
+    """
+    path = _resolve(name_or_path)
+    state, metadata = _read(path)
+    state = _normalise_keys(state, path)
+    config = _infer_config(state, metadata, path)
+    network = SemiLLIE(config)
+    expected = network.state_dict()
+    for key, value in expected.items():
+        if key.startswith(_OPTIONAL_PREFIX):
+            state.setdefault(key, value)
+    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{path} is not a complete {config.variant} Semi-LLIE checkpoint: "
+            + "; ".join(
+                f"{len(keys)} {what} (first: {keys[0]})"
+                for what, keys in (("tensors missing", missing), ("tensors unknown", unexpected))
+                if keys
+            )
+            + "."
+        )
+    wrong = [key for key, value in expected.items() if state[key].shape != value.shape]
+    if wrong:
+        raise CheckpointError(
+            f"{path}: tensor {wrong[0]} has shape {tuple(state[wrong[0]].shape)}, "
+            f"expected {tuple(expected[wrong[0]].shape)} for this {config.variant} network."
+        )
+    network.load_state_dict({key: value.float() for key, value in state.items()})
+    network.eval().requires_grad_(False)
+    name = next((name for name, file in bundled_models().items() if file == path), path.stem)
+    return SemiLLIEModel(network, name, {"file": str(path), **metadata})
+
+
+def save_model(path: str | Path, network: SemiLLIE, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a network as safetensors, atomically.
+
+    Args:
+        path: File to write; replaced as a whole or not at all.
+        network: The network; its config goes into the metadata.
+        metadata: Provenance: training run, data, licence, hash of the training config.
+    """
+    path = Path(path)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    payload = safetensors.torch.save(
+        tensors,
+        {**(metadata or {}), "format": FORMAT, "config": json.dumps(network.config.to_dict(), sort_keys=True)},
+    )
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _resolve(name_or_path: str | Path) -> Path:
+    bundled = bundled_models()
+    if isinstance(name_or_path, str) and name_or_path in bundled:
+        return bundled[name_or_path]
+    path = Path(name_or_path)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder. {_EXPECTED}")
+    if not path.is_file():
+        known = ", ".join(bundled) or "none"
+        raise CheckpointError(f"There is no model or file {str(name_or_path)!r}. Bundled models: {known}.")
+    return path
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with path.open("rb") as file:
+        head = file.read(16)
+    if len(head) < 16:
+        raise CheckpointError(f"{path} is empty or truncated ({len(head)} bytes). {_EXPECTED}")
+    if head[8:9] == b"{" and head[:2] != b"PK":
+        return _read_safetensors(path)
+    if head[:2] == b"PK" or head[:1] == b"\x80":
+        return _read_torch(path)
+    raise CheckpointError(f"{path} is neither a safetensors nor a PyTorch file. {_EXPECTED}")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged: {error}. {_EXPECTED}") from error
+    return tensors, metadata
+
+
+def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors and was not loaded, because such files can run code; or it is "
+            f"damaged. {_EXPECTED}"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is truncated or damaged: {error}. {_EXPECTED}") from error
+    metadata = {"format": "released Semi-LLIE code"}
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        if "epoch" in content:
+            metadata["epoch"] = str(content["epoch"])
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"{path} holds no state dictionary. {_EXPECTED}")
+    return dict(content), metadata
+
+
+def _normalise_keys(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    if "conv_first.weight" not in state or not any(_BLOCK_KEY.match(key) for key in state):
+        sample = ", ".join(list(state)[:3])
+        raise CheckpointError(f"{path} belongs to another network (it holds {sample}, ...). {_EXPECTED}")
+    return state
+
+
+def _infer_config(state: dict[str, Tensor], metadata: dict[str, str], path: Path) -> SemiLLIEConfig:
+    block = "layers.0.residual_group.blocks.0."
+    try:
+        embed_dim = state["patch_embed.norm.weight"].shape[0]
+        d_inner = state[f"{block}self_attention.in_proj.weight"].shape[0] // 2
+        d_state = state[f"{block}self_attention.A_logs"].shape[1]
+        folded = state["conv_first.weight"].shape[1]
+    except (KeyError, IndexError) as error:
+        raise CheckpointError(f"{path} lacks {error} or holds it in another shape. {_EXPECTED}") from error
+    positions = {tuple(map(int, found.groups())) for key in state if (found := _BLOCK_KEY.match(key))}
+    groups = max(group for group, _ in positions) + 1
+    options: dict[str, object] = {
+        "embed_dim": embed_dim,
+        "depths": tuple(sum(group == g for group, _ in positions) for g in range(groups)),
+        "d_state": d_state,
+        "expand": d_inner / embed_dim,
+        "multi_scale": f"{block}self_attention.conv2d_55.weight" in state,
+        "guided": f"{block}fuse.pwconv.weight" in state,
+        "downscale": round((folded / 6) ** 0.5),
+    }
+    if "estimator.local_gain.weight" in state:
+        options["thumbnail"] = 64
+        options["thumbnail_depth"] = len(
+            {key.split(".")[3] for key in state if key.startswith("estimator.body.blocks.")}
+        )
+    try:
+        declared = json.loads(metadata.get("config", "{}"))
+        # Shapes cannot tell these; everything else is taken from the tensors themselves.
+        options |= {key: declared[key] for key in ("drop_path_rate", "thumbnail") if key in declared}
+        config = SemiLLIEConfig.from_dict(options)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} describes an impossible network: {error} {_EXPECTED}") from error
+    return config
