@@ -1,0 +1,228 @@
+"""The network against the official code's outputs and key lists, and its own properties."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semillie_core.network import COMPACT, GUIDED, PAPER, SINGLE_SCALE, SemiLLIE, SemiLLIEConfig
+
+SMALL = SemiLLIEConfig(embed_dim=32, depths=(1, 1), d_state=4, expand=1.0)
+SMALL_COMPACT = dataclasses.replace(SMALL, downscale=4, thumbnail=32, thumbnail_depth=1)
+VARIANTS = {
+    "multi-scale": SMALL,
+    "guided": dataclasses.replace(SMALL, guided=True),
+    "single-scale": dataclasses.replace(SMALL, multi_scale=False),
+    "compact": SMALL_COMPACT,
+}
+
+
+def randomised(config: SemiLLIEConfig) -> SemiLLIE:
+    """A network in which every weight matters (some start at zero)."""
+    torch.manual_seed(1)
+    network = SemiLLIE(config).eval()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if not name.startswith("get_gradient") and not name.endswith("A_logs"):
+                parameter.add_(0.05 * torch.randn_like(parameter))
+            if name.endswith("attention.1.bias"):
+                parameter.fill_(1.0)  # no dead rectifier in a gate of one or two units
+    return network
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["semillie_parity_a", "semillie_parity_b", "semillie_parity_default", "semillie_guided_parity",
+     "semillie_singlescale_parity"],
+)  # fmt: skip
+def test_matches_the_official_code(parity, name):
+    metadata, tensors = parity(name)
+    options = dict(metadata["constructor_kwargs"])
+    if "mlp_ratio" in options:
+        options["expand"] = options.pop("mlp_ratio")
+    network = SemiLLIE(
+        SemiLLIEConfig(**options, guided="guided" in name, multi_scale="singlescale" not in name)
+    ).eval()
+    weights = {key.removeprefix("weights."): t for key, t in tensors.items() if key.startswith("weights.")}
+    network.load_state_dict(weights)
+    with torch.no_grad():
+        prediction = network(tensors["io.input"])
+        gradient = network.get_gradient(prediction.image)
+        exact = network.double()(tensors["io.input"].double()).image
+    torch.testing.assert_close(prediction.image, tensors["io.output"], atol=2e-5, rtol=0)
+    torch.testing.assert_close(prediction.illumination, tensors["io.illumination_map"], atol=2e-5, rtol=0)
+    torch.testing.assert_close(gradient, tensors["io.gradient"], atol=2e-5, rtol=0)
+    torch.testing.assert_close(exact, tensors["io.output_f64"], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("config", "keys", "count"),
+    [
+        (PAPER, "semillie_official_keys", 610_548),
+        (GUIDED, "semillie_guided_official_keys", 802_548),
+        (SINGLE_SCALE, "semillie_singlescale_official_keys", 465_652),
+    ],
+)
+def test_has_the_official_keys_in_order(shared_dir, config, keys, count):
+    official = json.loads((shared_dir / "fixtures" / f"{keys}.json").read_text())
+    network = SemiLLIE(config)
+    assert [[key, list(t.shape), str(t.dtype)] for key, t in network.state_dict().items()] == official
+    assert sum(p.numel() for p in network.parameters()) == count
+
+
+def test_compact_costs_at_most_a_tenth_of_the_paper_network():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def macs(config: SemiLLIEConfig) -> float:
+        """Convolutions and products as counted, plus the scan's three multiply-adds per state and step."""
+        network = SemiLLIE(config).eval()
+        pixels = 96 * 144
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(torch.rand(1, 3, 96, 144))
+        blocks = sum(config.depths)
+        scan = 3 * blocks * 4 * config.d_inner * config.d_state * pixels / config.downscale**2
+        return counter.get_total_flops() / 2 + scan
+
+    assert macs(COMPACT) < 0.1 * macs(PAPER)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    height=st.integers(1, 23),
+    width=st.integers(1, 23),
+    batch=st.integers(1, 2),
+    variant=st.sampled_from(sorted(VARIANTS)),
+)
+def test_takes_any_size(height, width, batch, variant):
+    network = SemiLLIE(VARIANTS[variant]).eval()
+    image = torch.rand(batch, 3, height, width)
+    with torch.no_grad():
+        prediction = network(image)
+    assert prediction.image.shape == image.shape
+    assert prediction.illumination.shape == image.shape
+    assert torch.isfinite(prediction.image).all()
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_a_batch_equals_its_images_one_by_one(variant):
+    network = randomised(VARIANTS[variant])
+    images = torch.rand(3, 3, 13, 18)
+    with torch.no_grad():
+        together = network(images).image
+        alone = torch.cat([network(image[None]).image for image in images])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_non_contiguous_input_is_the_same_picture(variant):
+    network = randomised(VARIANTS[variant])
+    image = torch.rand(1, 12, 19, 3).permute(0, 3, 1, 2)[:, :, ::2]
+    with torch.no_grad():
+        torch.testing.assert_close(network(image).image, network(image.contiguous()).image)
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_float64_agrees_with_float32(variant):
+    network = randomised(VARIANTS[variant])
+    image = torch.rand(1, 3, 14, 17)
+    with torch.no_grad():
+        single = network(image).image
+        double = network.double()(image.double()).image
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(single.double(), double, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_autocast_stays_finite_with_the_scan_in_float32(variant, dtype, monkeypatch):
+    from semillie_core.network import blocks
+
+    seen = []
+    scan = blocks.selective_scan_2d
+
+    def spy(x, *weights, **options):
+        seen.append(weights[3].dtype)
+        return scan(x, *weights, **options)
+
+    monkeypatch.setattr(blocks, "selective_scan_2d", spy)
+    network = randomised(VARIANTS[variant])
+    image = torch.rand(1, 3, 24, 24)
+    with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
+        prediction = network(image).image
+    with torch.no_grad():
+        exact = network(image).image
+    assert seen
+    assert all(dtype == torch.float32 for dtype in seen)
+    assert torch.isfinite(prediction).all()
+    assert (prediction.float() - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_every_parameter_gets_a_gradient(variant):
+    network = randomised(VARIANTS[variant]).train()
+    network(torch.rand(1, 3, 16, 16)).image.square().sum().backward()
+    without = [n for n, p in network.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert without == []
+
+
+def test_a_crop_with_its_frame_is_lit_like_the_frame():
+    network = SemiLLIE(SMALL_COMPACT).eval()
+    torch.nn.init.normal_(network.estimator.local_gain.weight, std=0.3)
+    frame = torch.rand(1, 3, 96, 144)
+    with torch.no_grad():
+        illumination = network.estimate_frame(frame)
+        whole = network(frame).illumination
+        region = torch.tensor([[16 / 96, 40 / 144, 48 / 96, 64 / 144]])
+        crop = network(frame[:, :, 16:64, 40:104], illumination, region).illumination
+    torch.testing.assert_close(crop, whole[:, :, 16:64, 40:104], atol=1e-5, rtol=0)
+
+
+def test_untrained_compact_network_brightens_and_keeps_white():
+    network = SemiLLIE(SMALL_COMPACT).eval()
+    image = torch.full((1, 3, 32, 32), 0.1)
+    image[:, :, :4] = 1.0
+    with torch.no_grad():
+        result = network(image).image
+    assert (result[:, :, 8:] > 0.2).all()
+    assert (result[:, :, :4] > 0.98).all()
+    assert (result <= 1).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"embed_dim": 30}, "embed_dim"),
+        ({"embed_dim": 16}, "embed_dim"),
+        ({"depths": ()}, "depths"),
+        ({"depths": (2, 0)}, "depths"),
+        ({"d_state": 0}, "d_state"),
+        ({"expand": 0.0}, "expand"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate"),
+        ({"downscale": 0}, "downscale"),
+        ({"thumbnail": 3}, "thumbnail"),
+        ({"guided": True, "thumbnail": 64}, "guided"),
+    ],
+)
+def test_impossible_configs_are_refused_by_name(options, named):
+    with pytest.raises(ValueError, match=named):
+        SemiLLIEConfig(**options)
+
+
+def test_config_survives_plain_values():
+    assert SemiLLIEConfig.from_dict(json.loads(json.dumps(COMPACT.to_dict()))) == COMPACT
+    with pytest.raises(ValueError, match="embed_dims"):
+        SemiLLIEConfig.from_dict({"embed_dims": 64})
+
+
+def test_drop_path_acts_in_training_only():
+    network = randomised(dataclasses.replace(SMALL, depths=(2,), drop_path_rate=0.9))
+    image = torch.rand(8, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(network(image).image, network(image).image)
+        network.train()
+        assert not torch.equal(network(image).image, network(image).image)

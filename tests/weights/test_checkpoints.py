@@ -1,0 +1,245 @@
+"""Loading every kind of checkpoint, and refusing what is not one."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+from collections import OrderedDict
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semillie_core.network import SemiLLIE, SemiLLIEConfig
+from semillie_core.weights import CheckpointError, bundled_models, download_file, load_model, save_model
+from semillie_core.weights import download as download_module
+
+SMALL = SemiLLIEConfig(embed_dim=32, depths=(1, 2), d_state=4, expand=1.5)
+
+
+def official_file(path, network, **options):
+    state = OrderedDict((f"module.{key}", value) for key, value in network.state_dict().items())
+    for key in options.get("drop", ()):
+        del state[f"module.{key}"]
+    content = {"arch": "DataParallel", "epoch": 200, "state_dict": state, "optimizer_dict": {"state": {}}}
+    torch.save(content, path, _use_new_zipfile_serialization=options.get("zip", True))
+    return path
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    embed_dim=st.sampled_from([32, 36, 48]),
+    depths=st.lists(st.integers(1, 2), min_size=1, max_size=2),
+    d_state=st.integers(1, 5),
+    expand=st.sampled_from([1.0, 1.3, 1.5, 2.0]),
+    kind=st.sampled_from(["multi-scale", "single-scale", "guided", "compact"]),
+    drop_path_rate=st.sampled_from([0.0, 0.1]),
+)
+def test_config_is_inferred_from_the_tensors(tmp_path_factory, kind, **options):
+    extra = {
+        "multi-scale": {},
+        "single-scale": {"multi_scale": False},
+        "guided": {"guided": True},
+        "compact": {"downscale": 2, "thumbnail": 48, "thumbnail_depth": 3},
+    }[kind]
+    config = SemiLLIEConfig(**options, **extra)
+    network = SemiLLIE(config)
+    path = tmp_path_factory.mktemp("weights") / "net.safetensors"
+    save_model(path, network, {"licence": "test"})
+    model = load_model(path)
+    assert model.variant == kind
+    assert dataclasses.replace(model.config, expand=config.expand) == config
+    assert model.config.d_inner == config.d_inner
+    assert model.provenance["licence"] == "test"
+    assert model.parameter_count == sum(p.numel() for p in network.parameters())
+    assert not model.network.training
+    for key, value in network.state_dict().items():
+        assert torch.equal(model.network.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("zip_format", [True, False])
+def test_released_checkpoints_load(tmp_path, zip_format):
+    network = SemiLLIE(SMALL)
+    model = load_model(official_file(tmp_path / "model_e200.pth", network, zip=zip_format))
+    assert model.provenance["epoch"] == "200"
+    assert torch.equal(model.network.conv_last.weight, network.conv_last.weight)
+
+
+def test_missing_gradient_kernels_are_tolerated(tmp_path):
+    drop = ["get_gradient.weight_h", "get_gradient.weight_v"]
+    model = load_model(official_file(tmp_path / "m.pth", SemiLLIE(SMALL), drop=drop))
+    assert torch.equal(model.network.get_gradient.weight_h, SemiLLIE(SMALL).get_gradient.weight_h)
+
+
+def test_bare_state_dictionaries_load(tmp_path):
+    torch.save(SemiLLIE(SMALL).state_dict(), tmp_path / "bare.pth")
+    assert load_model(tmp_path / "bare.pth").config.depths == (1, 2)
+
+
+def test_half_precision_files_load_as_float32(tmp_path):
+    save_model(tmp_path / "half.safetensors", SemiLLIE(SMALL).half())
+    assert load_model(tmp_path / "half.safetensors").dtype == torch.float32
+
+
+def hostile(path):
+    class Payload:
+        def __reduce__(self):
+            return (os.mkdir, (str(path.parent / "owned"),))
+
+    path.write_bytes(pickle.dumps({"state_dict": Payload()}, protocol=2))
+    return path
+
+
+def test_hostile_files_are_refused_unrun(tmp_path):
+    with pytest.raises(CheckpointError, match=r"evil\.pth.*not loaded"):
+        load_model(hostile(tmp_path / "evil.pth"))
+    assert not (tmp_path / "owned").exists()
+
+
+def broken(kind, folder):
+    network = SemiLLIE(SMALL)
+    path = folder / f"{kind}.safetensors"
+    if kind == "missing":
+        return path
+    save_model(path, network)
+    content = path.read_bytes()
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "truncated-header":
+        path.write_bytes(content[:100])
+    elif kind == "text":
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    elif kind == "foreign":
+        safetensors.torch.save_file({"model.diffusion_model.input_blocks.0.weight": torch.zeros(3)}, path)
+    elif kind == "incomplete":
+        state = network.state_dict()
+        del state["layers.1.residual_group.blocks.1.ln_2.bias"]
+        safetensors.torch.save_file(state, path)
+    elif kind == "unknown-tensor":
+        safetensors.torch.save_file({**network.state_dict(), "extra": torch.zeros(1)}, path)
+    elif kind == "wrong-shape":
+        safetensors.torch.save_file({**network.state_dict(), "norm.weight": torch.zeros(7)}, path)
+    elif kind == "truncated-pth":
+        path = official_file(folder / "x.pth", network)
+        path.write_bytes(path.read_bytes()[:5000])
+    elif kind == "no-state":
+        path = folder / "y.pth"
+        torch.save({"epoch": 3}, path)
+    elif kind == "folder":
+        return folder
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("missing", "no model or file"),
+        ("empty", "empty or truncated"),
+        ("truncated", "truncated or damaged"),
+        ("truncated-header", "truncated or damaged"),
+        ("text", "neither"),
+        ("foreign", "another network"),
+        ("incomplete", r"ln_2\.bias"),
+        ("unknown-tensor", "extra"),
+        ("wrong-shape", r"norm\.weight"),
+        ("truncated-pth", "damaged"),
+        ("no-state", "no state dictionary"),
+        ("folder", "is a folder"),
+    ],
+)
+def test_unusable_files_give_one_readable_error(tmp_path, kind, says):
+    path = broken(kind, tmp_path)
+    with pytest.raises(CheckpointError, match=says) as caught:
+        load_model(path)
+    assert str(path) in str(caught.value)
+
+
+def test_writing_is_atomic(tmp_path, monkeypatch):
+    path = tmp_path / "net.safetensors"
+    save_model(path, SemiLLIE(SMALL))
+    before = path.read_bytes()
+
+    def fail(*_args, **_kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("pathlib.Path.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_model(path, SemiLLIE(SMALL))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+def test_bundled_models_load_and_say_where_they_come_from():
+    models = bundled_models()
+    assert next(iter(models)) == "semillie-compact"
+    for name, path in models.items():
+        assert path.stat().st_size <= 8 * 2**20
+        model = load_model(name)
+        assert model.name == name
+        assert model.provenance["format"].startswith("semi-llie/")
+        for key in ("data", "licence", "training_config_sha256"):
+            assert model.provenance[key], key
+        assert (path.parent / f"{name}.md").is_file(), "model card"
+
+
+def test_descriptor_moves_and_refuses_unsupported_dtypes(tmp_path):
+    save_model(tmp_path / "net.safetensors", SemiLLIE(SMALL))
+    model = load_model(tmp_path / "net.safetensors")
+    assert model.to(dtype=torch.bfloat16).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="int8"):
+        model.to(dtype=torch.int8)
+
+
+class TestDownload:
+    """The Hub is replaced by a function that writes a file: the real one is out of reach in tests."""
+
+    @pytest.fixture
+    def hub(self, monkeypatch):
+        calls = []
+
+        def hf_hub_download(repo_id, filename, local_dir):
+            calls.append(filename)
+            (local_dir / filename).write_bytes(b"weights")
+
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", hf_hub_download)
+        return calls
+
+    SHA = "9e9ff8d1c4e0ebd7ff2f2d9a0e2a9d8e1c0b3a5f8c2a6f8d8a0a0e4c4d0f6b7a"
+
+    def test_verified_files_are_kept_and_not_fetched_again(self, hub, tmp_path):
+        import hashlib
+
+        sha = hashlib.sha256(b"weights").hexdigest()
+        first = download_file("us/repo", "w.safetensors", tmp_path / "models", sha256=sha)
+        second = download_file("us/repo", "w.safetensors", tmp_path / "models", sha256=sha)
+        assert first == second
+        assert first.read_bytes() == b"weights"
+        assert hub == ["w.safetensors"]
+
+    def test_a_wrong_download_is_removed(self, hub, tmp_path):
+        with pytest.raises(download_module.DownloadError, match="another file"):
+            download_file("us/repo", "w.safetensors", tmp_path, sha256=self.SHA)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_file_that_was_there_is_never_removed(self, hub, tmp_path):
+        (tmp_path / "w.safetensors").write_bytes(b"mine")
+        with pytest.raises(download_module.DownloadError, match="Move it away"):
+            download_file("us/repo", "w.safetensors", tmp_path, sha256=self.SHA)
+        assert (tmp_path / "w.safetensors").read_bytes() == b"mine"
+
+    def test_offline_says_where_to_put_the_file(self, monkeypatch, tmp_path):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(download_module.DownloadError) as caught:
+            download_file("us/repo", "w.safetensors", tmp_path / "models", sha256=self.SHA)
+        message = str(caught.value)
+        assert str((tmp_path / "models").resolve()) in message
+        assert self.SHA in message
+
+    def test_unknown_names_are_refused(self, tmp_path):
+        with pytest.raises(download_module.DownloadError, match="semillie-huge"):
+            download_module.download_model("semillie-huge", tmp_path)
