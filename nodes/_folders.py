@@ -1,0 +1,53 @@
+"""Where model files live: ``models/semillie`` and ``models/rams``, plus what ``extra_model_paths.yaml`` adds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+
+SEMILLIE = "semillie"
+RAM = "rams"
+SUFFIXES = frozenset({".safetensors", ".pth", ".pt"})
+
+
+def register() -> None:
+    """Tell ComfyUI about the folders.
+
+    Entries that the user's ``extra_model_paths.yaml`` made under the same names stay, and stay first.
+    """
+    for kind in (SEMILLIE, RAM):
+        folder_paths.add_model_folder_path(kind, str(default_folder(kind)))
+        # A kind that add_model_folder_path created lists every file; only checkpoints belong in a menu.
+        folder_paths.folder_names_and_paths[kind][1].update(SUFFIXES)
+
+
+def default_folder(kind: str) -> Path:
+    """Folder for files of a kind unless the user set another."""
+    return Path(folder_paths.models_dir) / kind
+
+
+def names(kind: str) -> list[str]:
+    """Files that can be picked, relative to their folder."""
+    return list(folder_paths.get_filename_list(kind))
+
+
+def resolve(kind: str, name: str) -> Path:
+    """Path of a picked file. Names come from outside: only files inside the kind's folders are found.
+
+    Raises:
+        ValueError: there is no such file; the message says where to put it.
+    """
+    found = folder_paths.get_full_path(kind, name)
+    if found is None:
+        raise ValueError(
+            f"There is no file {name!r} in {default_folder(kind)}. Put it there (or in a '{kind}' folder of "
+            "extra_model_paths.yaml), press R in ComfyUI to refresh the list, and pick it again."
+        )
+    return Path(found)
+
+
+def state_of(path: Path) -> str:
+    """Text that changes when the file is replaced; ComfyUI runs a loader again when its text changes."""
+    status = path.stat()
+    return f"{path}:{status.st_size}:{status.st_mtime_ns}"

@@ -1,0 +1,86 @@
+"""ComfyUI services that the nodes share: devices, memory, progress, cancelling."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.utils
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ..semillie_core.inference.enhance import is_out_of_memory
+from ..semillie_core.weights import SemiLLIEModel
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+PREVIEW_SIDE = 512
+PREVIEW_INTERVAL = 0.25
+
+
+def managed(module: nn.Module) -> Any:
+    """Hand a module to ComfyUI, which then decides when it is on the GPU."""
+    return comfy.model_patcher.CoreModelPatcher(
+        module, load_device=mm.get_torch_device(), offload_device=mm.unet_offload_device()
+    )
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on whatever device; if so, ComfyUI's own caches are emptied."""
+    if not (isinstance(error, mm.OOM_EXCEPTION) or is_out_of_memory(error)):
+        return False
+    mm.soft_empty_cache()
+    return True
+
+
+def working_memory(model: SemiLLIEModel, pixels: int) -> int:
+    """Bytes that enhancing this many pixels at once needs beside the weights.
+
+    Measured as peak resident memory on the CPU (512² to 2048², compact and paper configuration), rounded up.
+    """
+    tokens = pixels // model.config.downscale**2
+    return 160 * model.config.d_inner * tokens + 100 * pixels
+
+
+def finished(image: Tensor) -> Tensor:
+    """``(B, C, H, W)`` result as ComfyUI's IMAGE: ``(B, H, W, C)`` on its device for results, in its type."""
+    # ComfyUI 0.18 brought half-precision intermediates; before it they are always float32.
+    dtype = mm.intermediate_dtype() if hasattr(mm, "intermediate_dtype") else torch.float32
+    return image.movedim(1, -1).to(device=mm.intermediate_device(), dtype=dtype).contiguous()
+
+
+class Progress:
+    """Progress of a node in the shape the core reports it; ends the work as soon as the user cancels."""
+
+    def __init__(self) -> None:
+        """Start with nothing shown: the core's first report says how much there is to do."""
+        self._bar: Any = None
+        self._shown = 0.0
+
+    def __call__(self, done: int, total: int, preview: Tensor | None = None) -> None:
+        """Report ``done`` of ``total`` steps, with an optional picture ``(C, H, W)`` in [0, 1].
+
+        Raises:
+            comfy.model_management.InterruptProcessingException: the user cancelled.
+        """
+        # The bar looks for a cancel too, but only when it sends, and it skips most reports.
+        mm.throw_exception_if_processing_interrupted()
+        if self._bar is None:
+            self._bar = comfy.utils.ProgressBar(total)
+        picture = None
+        now = time.monotonic()
+        if preview is not None and (done == total or now - self._shown >= PREVIEW_INTERVAL):
+            self._shown = now
+            picture = ("JPEG", _thumbnail(preview), PREVIEW_SIDE)
+        self._bar.update_absolute(done, total, picture)
+
+
+def _thumbnail(image: Tensor) -> Image.Image:
+    step = max(1, max(image.shape[-2:]) // PREVIEW_SIDE)
+    small = image[:3, ::step, ::step].float().clamp(0, 1).mul(255).round().byte().cpu()
+    if small.shape[0] == 1:
+        return Image.fromarray(small[0].numpy())
+    return Image.fromarray(small.movedim(0, -1).contiguous().numpy())

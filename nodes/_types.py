@@ -1,0 +1,25 @@
+"""The values that travel along the wires and are not ComfyUI's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..semillie_core.weights import SemiLLIEModel
+
+SemiLLIEModelType = io.Custom("SEMILLIE_MODEL")
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A Semi-LLIE network under ComfyUI's memory management.
+
+    Attributes:
+        model: The core's descriptor; its network is the patcher's module.
+        patcher: ComfyUI's handle that moves the network between devices.
+    """
+
+    model: SemiLLIEModel
+    patcher: Any

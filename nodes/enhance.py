@@ -1,0 +1,177 @@
+"""Semi-LLIE Enhance."""
+
+from __future__ import annotations
+
+import comfy.model_management as mm
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..semillie_core.inference import EnhanceControls, enhance
+from . import _runtime
+from ._types import LoadedModel, SemiLLIEModelType
+
+AUTO, OFF = "auto", "off"
+TILES = (2048, 1536, 1024, 768, 512, 384, 256)
+
+
+class Enhance(io.ComfyNode):
+    """Brightens images with a loaded network."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node."""
+        return io.Schema(
+            node_id="SemiLLIE_Enhance",
+            display_name="Semi-LLIE Enhance",
+            category="image/adjustments",
+            description="Brightens dark photos and video frames, and cleans the noise that comes up with the "
+            "shadows. Any size, any number of images; transparency is kept.",
+            search_aliases=[
+                *(
+                    "brighten",
+                    "night",
+                    "dark photo",
+                    "low light",
+                    "exposure",
+                    "underexposed",
+                    "relight",
+                    "llie",
+                ),
+                *(
+                    "shadows",
+                    "night mode",
+                    "lighten",
+                    "去暗",
+                    "低光增强",
+                    "提亮",
+                    "夜景",
+                    "明るく",
+                    "暗い写真",
+                ),
+            ],
+            inputs=[
+                SemiLLIEModelType.Input("model", tooltip="From Load Semi-LLIE Model."),
+                io.Image.Input(
+                    "image",
+                    tooltip="One or more photos or video frames, any size. With four channels the fourth is kept as "
+                    "transparency.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    display_mode=io.NumberDisplay.slider,
+                    tooltip="Blend between the photo as it was (0) and the enhanced one (1). Lower it for a hint of "
+                    "the night to stay. Default: 1.",
+                ),
+                io.Float.Input(
+                    "brightness",
+                    default=0.0,
+                    min=-4.0,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="Exposure of the enhanced photo in stops (EV): +1 doubles the light, -1 halves it. White "
+                    "stays white, so raising it clips nothing. Default: 0.",
+                ),
+                io.Float.Input(
+                    "saturation",
+                    default=1.0,
+                    min=0.0,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="Colourfulness of the enhanced photo, as a factor: 0 makes it grey, 1 leaves it, 1.2 is "
+                    "livelier. High values also bring out colour noise. Default: 1.",
+                ),
+                io.Float.Input(
+                    "protect_highlights",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How much areas that are bright already (lamps, sky) keep the original: 0 lets the "
+                    "network decide, 1 leaves them untouched. Default: 0.",
+                ),
+                io.Combo.Input(
+                    "tiling",
+                    options=[AUTO, OFF, *map(str, TILES)],
+                    default=AUTO,
+                    advanced=True,
+                    tooltip="Work on square parts of this edge length in pixels, to save memory. auto: tiles only if "
+                    "the whole image would not fit. off: always the whole image. When memory runs out the size is "
+                    "halved and the work goes on. Default: auto.",
+                ),
+                io.Int.Input(
+                    "images_per_pass",
+                    default=1,
+                    min=1,
+                    max=64,
+                    advanced=True,
+                    tooltip="How many images of a batch are computed at once. More can be faster for small frames on "
+                    "a GPU and needs that many times the memory. Default: 1.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where to enhance: 1 fully, 0 not at all. Same size as the image; one mask serves the "
+                    "whole batch. Without a mask everything is enhanced.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("image", display_name="image", tooltip="The brightened images."),
+                io.Mask.Output(
+                    "illumination",
+                    display_name="illumination",
+                    tooltip="How much light each spot had: 0 in darkness, 1 where nothing needed brightening. "
+                    "Use it as a mask for other nodes.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: LoadedModel,
+        image: Tensor,
+        strength: float,
+        brightness: float,
+        saturation: float,
+        protect_highlights: float,
+        tiling: str,
+        images_per_pass: int,
+        mask: Tensor | None = None,
+    ) -> io.NodeOutput:
+        """Enhance the batch."""
+        count, height, width, _ = image.shape
+        per_pass = min(images_per_pass, count)
+        tile = _pick_tile(tiling, model, height, width, per_pass)
+        area = height * width if tile is None else min(tile, height) * min(tile, width)
+        mm.load_models_gpu(
+            [model.patcher], memory_required=_runtime.working_memory(model.model, area * per_pass)
+        )
+        result = enhance(
+            model.model,
+            image.movedim(-1, 1),
+            controls=EnhanceControls(strength, brightness, saturation, protect_highlights),
+            mask=mask,
+            tile=tile,
+            batch_size=per_pass,
+            progress=_runtime.Progress(),
+            out_of_memory=_runtime.ran_out_of_memory,
+        )
+        return io.NodeOutput(
+            _runtime.finished(result.image), result.illumination.to(mm.intermediate_device())
+        )
+
+
+def _pick_tile(tiling: str, model: LoadedModel, height: int, width: int, per_pass: int) -> int | None:
+    if tiling == OFF:
+        return None
+    if tiling != AUTO:
+        return int(tiling)
+    free = mm.get_free_memory(model.patcher.load_device)
+    if _runtime.working_memory(model.model, height * width * per_pass) <= free:
+        return None
+    fitting = [tile for tile in TILES if _runtime.working_memory(model.model, tile * tile * per_pass) <= free]
+    return fitting[0] if fitting else TILES[-1]

@@ -1,0 +1,120 @@
+"""Nodes that only the tests use: they look inside values, and make a network slow or short of memory."""
+
+import hashlib
+import json
+import time
+
+import torch
+from comfy_api.latest import ComfyExtension, io, ui
+
+
+def _handicapped(model, before):
+    network = model.patcher.model
+    for hook in list(network._forward_pre_hooks):
+        network._forward_pre_hooks.pop(hook)
+    network.register_forward_pre_hook(before)
+    return io.NodeOutput(model)
+
+
+class Describe(io.ComfyNode):
+    """Reports shape, type, range and hash of an image or mask, after ``wait_for`` has been computed."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_Describe",
+            is_output_node=True,
+            inputs=[
+                io.MultiType.Input("value", [io.Image, io.Mask]),
+                io.AnyType.Input("wait_for", optional=True),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, value, wait_for=None):
+        report = {
+            "shape": list(value.shape),
+            "dtype": str(value.dtype),
+            "device": str(value.device),
+            "min": value.min().item(),
+            "max": value.max().item(),
+            "mean": value.float().mean().item(),
+            "sha256": hashlib.sha256(value.contiguous().cpu().numpy().tobytes()).hexdigest(),
+        }
+        return io.NodeOutput(ui=ui.PreviewText(json.dumps(report)))
+
+
+class MakeImage(io.ComfyNode):
+    """A deterministic image of any size, batch and number of channels."""
+
+    @classmethod
+    def define_schema(cls):
+        sizes = [io.Int.Input(name, min=1, max=8192) for name in ("batch", "height", "width", "channels")]
+        return io.Schema(
+            node_id="Probe_MakeImage",
+            inputs=[*sizes, io.Float.Input("level")],
+            outputs=[io.Image.Output(), io.Mask.Output()],
+        )
+
+    @classmethod
+    def execute(cls, batch, height, width, channels, level):
+        generator = torch.Generator().manual_seed(1)
+        image = torch.rand(batch, height, width, channels, generator=generator) * level
+        mask = torch.zeros(1, height, width)
+        mask[:, :, : width // 2] = 1
+        return io.NodeOutput(image, mask)
+
+
+class SlowModel(io.ComfyNode):
+    """Every forward pass takes ``seconds`` longer and is written to ``log``."""
+
+    @classmethod
+    def define_schema(cls):
+        model = io.Custom("SEMILLIE_MODEL")
+        return io.Schema(
+            node_id="Probe_SlowModel",
+            inputs=[model.Input("model"), io.Float.Input("seconds"), io.String.Input("log")],
+            outputs=[model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, seconds, log):
+        def before(_, inputs):
+            with open(log, "a") as sink:
+                sink.write(f"{list(inputs[0].shape)}\n")
+            time.sleep(seconds)
+
+        return _handicapped(model, before)
+
+
+class SmallMemory(io.ComfyNode):
+    """A network that runs out of memory above ``pixels`` input pixels; forward passes are written to ``log``."""
+
+    @classmethod
+    def define_schema(cls):
+        model = io.Custom("SEMILLIE_MODEL")
+        return io.Schema(
+            node_id="Probe_SmallMemory",
+            inputs=[model.Input("model"), io.Int.Input("pixels"), io.String.Input("log")],
+            outputs=[model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, pixels, log):
+        def before(_, inputs):
+            batch, _, height, width = inputs[0].shape
+            with open(log, "a") as sink:
+                sink.write(f"{list(inputs[0].shape)}\n")
+            if batch * height * width > pixels:
+                raise torch.OutOfMemoryError("pretended: out of memory")
+
+        return _handicapped(model, before)
+
+
+class Probes(ComfyExtension):
+    async def get_node_list(self):
+        return [Describe, MakeImage, SlowModel, SmallMemory]
+
+
+async def comfy_entrypoint():
+    return Probes()
