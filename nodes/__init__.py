@@ -1,13 +1,18 @@
-"""The nodes: schema, ComfyUI's types, progress and memory. Every computation is a call into ``semillie_core``."""
+"""The nodes: schema, ComfyUI's types, progress and memory. All computing is done by ``semillie_core``."""
 
 from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
 from . import _folders
+from .download_model import DownloadModel
 from .enhance import Enhance
 from .load_model import LoadModel
+from .load_ram import LoadRAM
+from .low_light_report import LowLightReport
+from .ram_tag import RAMTag
 from .sample_photo import SamplePhoto
+from .semantic_drift import SemanticDrift
 
 
 class SemiLLIEExtension(ComfyExtension):
@@ -19,7 +24,16 @@ class SemiLLIEExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return all nodes, in the order of a typical graph."""
-        return [SamplePhoto, LoadModel, Enhance]
+        return [
+            SamplePhoto,
+            LoadModel,
+            Enhance,
+            LowLightReport,
+            LoadRAM,
+            RAMTag,
+            SemanticDrift,
+            DownloadModel,
+        ]
 
 
 __all__ = ["SemiLLIEExtension"]

@@ -1,4 +1,4 @@
-"""Where model files live: ``models/semillie`` and ``models/rams``, plus what ``extra_model_paths.yaml`` adds."""
+"""Where model files live: ``models/semillie`` and ``models/rams``, plus ``extra_model_paths.yaml``."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ def default_folder(kind: str) -> Path:
     return Path(folder_paths.models_dir) / kind
 
 
+def all_folders(kind: str) -> list[Path]:
+    """Every folder that may hold files of a kind, in order of precedence."""
+    return [Path(folder) for folder in folder_paths.get_folder_paths(kind)]
+
+
 def names(kind: str) -> list[str]:
     """Files that can be picked, relative to their folder."""
     return list(folder_paths.get_filename_list(kind))
@@ -40,11 +45,16 @@ def resolve(kind: str, name: str) -> Path:
     """
     found = folder_paths.get_full_path(kind, name)
     if found is None:
-        raise ValueError(
-            f"There is no file {name!r} in {default_folder(kind)}. Put it there (or in a '{kind}' folder of "
-            "extra_model_paths.yaml), press R in ComfyUI to refresh the list, and pick it again."
-        )
+        raise not_found(kind, name)
     return Path(found)
+
+
+def not_found(kind: str, name: str) -> ValueError:
+    """Build the error for a picked file that is not there."""
+    return ValueError(
+        f"There is no file {name!r} in {default_folder(kind)}. Put it there (or in a '{kind}' folder of "
+        "extra_model_paths.yaml), press R in ComfyUI to refresh the list, and pick it again."
+    )
 
 
 def state_of(path: Path) -> str:

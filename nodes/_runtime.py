@@ -10,9 +10,11 @@ import comfy.model_patcher
 import comfy.utils
 import torch
 from PIL import Image
+from server import PromptServer
 from torch import Tensor, nn
 
 from ..semillie_core.inference.enhance import is_out_of_memory
+from ..semillie_core.ram import SemanticModel
 from ..semillie_core.weights import SemiLLIEModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -29,7 +31,7 @@ def managed(module: nn.Module) -> Any:
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on whatever device; if so, ComfyUI's own caches are emptied."""
+    """Whether an exception says that memory ran out; if so, what ComfyUI holds in reserve is given back."""
     if not (isinstance(error, mm.OOM_EXCEPTION) or is_out_of_memory(error)):
         return False
     mm.soft_empty_cache()
@@ -39,10 +41,22 @@ def ran_out_of_memory(error: BaseException) -> bool:
 def working_memory(model: SemiLLIEModel, pixels: int) -> int:
     """Bytes that enhancing this many pixels at once needs beside the weights.
 
-    Measured as peak resident memory on the CPU (512² to 2048², compact and paper configuration), rounded up.
+    Measured as peak resident memory on the CPU (compact and paper configuration), rounded up.
     """
     tokens = pixels // model.config.downscale**2
     return 160 * model.config.d_inner * tokens + 100 * pixels
+
+
+def tagging_memory(model: SemanticModel, images: int) -> int:
+    """Bytes that tagging this many images at once needs beside the weights."""
+    return images * (2**29 if model.is_ram else 2**26)
+
+
+def colour(image: Tensor) -> Tensor:
+    """ComfyUI's IMAGE ``(B, H, W, C)`` as ``(B, 3, H, W)``: grey becomes colour, transparency is dropped."""
+    channels_first = image.movedim(-1, 1)
+    three = channels_first[:, :3] if image.shape[-1] >= 3 else channels_first[:, :1].expand(-1, 3, -1, -1)
+    return three.contiguous()
 
 
 def finished(image: Tensor) -> Tensor:
@@ -50,6 +64,11 @@ def finished(image: Tensor) -> Tensor:
     # ComfyUI 0.18 brought half-precision intermediates; before it they are always float32.
     dtype = mm.intermediate_dtype() if hasattr(mm, "intermediate_dtype") else torch.float32
     return image.movedim(1, -1).to(device=mm.intermediate_device(), dtype=dtype).contiguous()
+
+
+def show_text(node_id: str, text: str) -> None:
+    """Show a text on the node itself."""
+    PromptServer.instance.send_progress_text(text, node_id, PromptServer.instance.client_id)
 
 
 class Progress:

@@ -7,9 +7,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..semillie_core.ram import SemanticModel
 from ..semillie_core.weights import SemiLLIEModel
 
 SemiLLIEModelType = io.Custom("SEMILLIE_MODEL")
+RAMModelType = io.Custom("SEMILLIE_RAM_MODEL")
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,4 +24,17 @@ class LoadedModel:
     """
 
     model: SemiLLIEModel
+    patcher: Any
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedRAM:
+    """A tagging network under ComfyUI's memory management.
+
+    Attributes:
+        model: The core's descriptor; its encoder is the patcher's module.
+        patcher: ComfyUI's handle that moves the network between devices.
+    """
+
+    model: SemanticModel
     patcher: Any

@@ -53,8 +53,8 @@ class Enhance(io.ComfyNode):
                 SemiLLIEModelType.Input("model", tooltip="From Load Semi-LLIE Model."),
                 io.Image.Input(
                     "image",
-                    tooltip="One or more photos or video frames, any size. With four channels the fourth is kept as "
-                    "transparency.",
+                    tooltip="One or more photos or video frames, any size. With four channels the fourth is "
+                    "kept as transparency.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -63,8 +63,8 @@ class Enhance(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     display_mode=io.NumberDisplay.slider,
-                    tooltip="Blend between the photo as it was (0) and the enhanced one (1). Lower it for a hint of "
-                    "the night to stay. Default: 1.",
+                    tooltip="Blend between the photo as it was (0) and the enhanced one (1). Lower it for a "
+                    "hint of the night to stay. Default: 1.",
                 ),
                 io.Float.Input(
                     "brightness",
@@ -72,8 +72,8 @@ class Enhance(io.ComfyNode):
                     min=-4.0,
                     max=4.0,
                     step=0.05,
-                    tooltip="Exposure of the enhanced photo in stops (EV): +1 doubles the light, -1 halves it. White "
-                    "stays white, so raising it clips nothing. Default: 0.",
+                    tooltip="Exposure of the enhanced photo in stops (EV): +1 doubles the light, -1 halves "
+                    "it. White stays white, so raising it clips nothing. Default: 0.",
                 ),
                 io.Float.Input(
                     "saturation",
@@ -81,8 +81,8 @@ class Enhance(io.ComfyNode):
                     min=0.0,
                     max=4.0,
                     step=0.05,
-                    tooltip="Colourfulness of the enhanced photo, as a factor: 0 makes it grey, 1 leaves it, 1.2 is "
-                    "livelier. High values also bring out colour noise. Default: 1.",
+                    tooltip="Colourfulness of the enhanced photo, as a factor: 0 makes it grey, 1 leaves it, "
+                    "1.2 is livelier. High values also bring out colour noise. Default: 1.",
                 ),
                 io.Float.Input(
                     "protect_highlights",
@@ -90,17 +90,17 @@ class Enhance(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="How much areas that are bright already (lamps, sky) keep the original: 0 lets the "
-                    "network decide, 1 leaves them untouched. Default: 0.",
+                    tooltip="How much areas that are bright already (lamps, sky) keep the original: 0 lets "
+                    "the network decide, 1 leaves them untouched. Default: 0.",
                 ),
                 io.Combo.Input(
                     "tiling",
                     options=[AUTO, OFF, *map(str, TILES)],
                     default=AUTO,
                     advanced=True,
-                    tooltip="Work on square parts of this edge length in pixels, to save memory. auto: tiles only if "
-                    "the whole image would not fit. off: always the whole image. When memory runs out the size is "
-                    "halved and the work goes on. Default: auto.",
+                    tooltip="Work on square parts of this edge length in pixels, to save memory. auto: tiles "
+                    "only if the whole image would not fit. off: always the whole image. When memory runs "
+                    "out the size is halved and the work goes on. Default: auto.",
                 ),
                 io.Int.Input(
                     "images_per_pass",
@@ -108,14 +108,14 @@ class Enhance(io.ComfyNode):
                     min=1,
                     max=64,
                     advanced=True,
-                    tooltip="How many images of a batch are computed at once. More can be faster for small frames on "
-                    "a GPU and needs that many times the memory. Default: 1.",
+                    tooltip="How many images of a batch are computed at once. More can be faster for small "
+                    "frames on a GPU and needs that many times the memory. Default: 1.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where to enhance: 1 fully, 0 not at all. Same size as the image; one mask serves the "
-                    "whole batch. Without a mask everything is enhanced.",
+                    tooltip="Where to enhance: 1 fully, 0 not at all. Same size as the image; one mask "
+                    "serves the whole batch. Without a mask everything is enhanced.",
                 ),
             ],
             outputs=[
@@ -123,8 +123,8 @@ class Enhance(io.ComfyNode):
                 io.Mask.Output(
                     "illumination",
                     display_name="illumination",
-                    tooltip="How much light each spot had: 0 in darkness, 1 where nothing needed brightening. "
-                    "Use it as a mask for other nodes.",
+                    tooltip="How much light each spot had: 0 in darkness, 1 where nothing needed "
+                    "brightening. Use it as a mask for other nodes.",
                 ),
             ],
         )

@@ -26,8 +26,8 @@ class LoadModel(io.ComfyNode):
             node_id="SemiLLIE_LoadModel",
             display_name="Load Semi-LLIE Model",
             category="model/loaders",
-            description="Loads the network that brightens dark photos. The first entries ship with this node pack "
-            "and need no download.",
+            description="Loads the network that brightens dark photos. The first entries ship with this node "
+            "pack and need no download.",
             search_aliases=[
                 *(
                     "low light model",
@@ -46,18 +46,19 @@ class LoadModel(io.ComfyNode):
                     "model_name",
                     options=[*bundled, *_folders.names(_folders.SEMILLIE)],
                     default=bundled[0],
-                    tooltip="Which weights to use. The bundled ones come first: 'compact' is fast on any computer, "
-                    "'base' is the paper's network, slower and finer. Below them: your own files from "
-                    "models/semillie (this project's .safetensors or the paper authors' .pth). Default: the first.",
+                    tooltip="Which weights to use. The bundled ones come first: 'compact' is fast on any "
+                    "computer, 'base' is the paper's network, slower and finer. Below them: your own files "
+                    "from models/semillie (this project's .safetensors or the paper authors' .pth). Default: "
+                    "the first.",
                 ),
                 io.Combo.Input(
                     "dtype",
                     options=[AUTO, *_runtime.DTYPES],
                     default=AUTO,
                     advanced=True,
-                    tooltip="Number format of the weights. auto: float16 on a GPU that ComfyUI trusts with it, else "
-                    "float32. float32: exact, most memory. bfloat16: can show banding in smooth skies. "
-                    "Default: auto.",
+                    tooltip="Number format of the weights. auto: float16 on a GPU that ComfyUI trusts with "
+                    "it, else float32. float32: exact, most memory. bfloat16: can show banding in smooth "
+                    "skies. Default: auto.",
                 ),
             ],
             outputs=[SemiLLIEModelType.Output("model", tooltip="The network, for Semi-LLIE Enhance.")],

@@ -26,8 +26,8 @@ class SamplePhoto(io.ComfyNode):
             node_id="SemiLLIE_SamplePhoto",
             display_name="Dark Sample Photo",
             category="image",
-            description="One of the free dark photos that ship with Semi-LLIE, for trying things out. Replace it with "
-            "Load Image to use your own.",
+            description="One of the free dark photos that ship with Semi-LLIE, for trying things out. "
+            "Replace it with Load Image to use your own.",
             search_aliases=[
                 "sample image",
                 "demo photo",
@@ -42,7 +42,8 @@ class SamplePhoto(io.ComfyNode):
                     "photo",
                     options=list(photos),
                     default=next(iter(photos)),
-                    tooltip="Which photo. The licence of each is in the pack's samples folder. Default: the first.",
+                    tooltip="Which photo. The licence of each is in the pack's samples folder. Default: the "
+                    "first.",
                 )
             ],
             outputs=[

@@ -1,5 +1,7 @@
 """Start a ComfyUI server on a throw-away base folder and talk to it as the web page does."""
 
+# ruff: noqa: S310  (every address is the server's own)
+
 from __future__ import annotations
 
 import contextlib
@@ -75,7 +77,7 @@ class Server:
     """One running ComfyUI."""
 
     def __init__(self, engine: Engine, base: Path, arguments: tuple[str, ...] = ()) -> None:
-        """Lay out ``base`` (custom_nodes is left to the caller) and remember how to start the engine on it."""
+        """Lay out ``base``; what goes into custom_nodes is left to the caller."""
         self.engine = engine
         self.base = base
         self.arguments = arguments

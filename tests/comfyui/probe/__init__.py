@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from pathlib import Path
 
 import torch
 from comfy_api.latest import ComfyExtension, io, ui
@@ -80,7 +81,7 @@ class SlowModel(io.ComfyNode):
     @classmethod
     def execute(cls, model, seconds, log):
         def before(_, inputs):
-            with open(log, "a") as sink:
+            with Path(log).open("a") as sink:
                 sink.write(f"{list(inputs[0].shape)}\n")
             time.sleep(seconds)
 
@@ -88,7 +89,7 @@ class SlowModel(io.ComfyNode):
 
 
 class SmallMemory(io.ComfyNode):
-    """A network that runs out of memory above ``pixels`` input pixels; forward passes are written to ``log``."""
+    """A network that runs out of memory above ``pixels`` input pixels; ``log`` counts forward passes."""
 
     @classmethod
     def define_schema(cls):
@@ -103,7 +104,7 @@ class SmallMemory(io.ComfyNode):
     def execute(cls, model, pixels, log):
         def before(_, inputs):
             batch, _, height, width = inputs[0].shape
-            with open(log, "a") as sink:
+            with Path(log).open("a") as sink:
                 sink.write(f"{list(inputs[0].shape)}\n")
             if batch * height * width > pixels:
                 raise torch.OutOfMemoryError("pretended: out of memory")
