@@ -1,0 +1,114 @@
+"""Make the dark sample photos in ``samples/`` from free photos and the sensor model.
+
+The sources come from scikit-image (extra ``dev``) and from Debian's package ``lomiri-wallpapers-16.04``;
+``samples/README.md`` names author and licence of each. The results are the same on every run::
+
+    python -m training_scripts.make_samples
+    python -m training_scripts.make_samples --meadow seeding_by_Clements_Engelhardt.jpg --output /tmp/samples
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from semillie_core.data import read_rgb
+from semillie_core.data.sensor import linear_to_srgb, simulate_low_light, srgb_to_linear
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MEADOW = Path("/usr/share/backgrounds/seeding_by_Clements_Engelhardt.jpg")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one sample is made."""
+
+    source: str
+    """File in scikit-image's data folder; empty for the meadow."""
+    output: str
+    """File name of the dark photo."""
+    exposure_ev: float
+    full_well_electrons: float
+    read_noise_electrons: float
+    seed: int
+    width: int | None = None
+    """Width in pixels; ``None`` keeps the source's."""
+    reference: str | None = None
+    """File name of the well-lit version, where it ships too."""
+
+
+RECIPES = (
+    Recipe("coffee.png", "coffee.png", -4.0, 8000, 3.0, 1, reference="coffee.jpg"),
+    Recipe("", "meadow.jpg", -3.5, 12000, 3.0, 2, width=900, reference="meadow.jpg"),
+    Recipe("astronaut.png", "portrait.png", -4.5, 16000, 4.0, 3),
+    Recipe("rocket.jpg", "rocket.jpg", -3.0, 16000, 3.0, 4),
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training_scripts.make_samples",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--meadow", type=Path, default=MEADOW, help="the meadow's source photo (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=REPOSITORY / "samples", help="folder (default: %(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    skimage = find_spec("skimage")
+    if skimage is None or skimage.origin is None:
+        print("error: scikit-image is not installed; run pip install -e '.[dev]'.", file=sys.stderr)
+        return 1
+    if not options.meadow.is_file():
+        print(
+            f"error: there is no {options.meadow}. Install Debian's package lomiri-wallpapers-16.04, or unpack it and "
+            "point --meadow at its file seeding_by_Clements_Engelhardt.jpg.",
+            file=sys.stderr,
+        )
+        return 1
+    data = Path(skimage.origin).parent / "data"
+    (options.output / "reference").mkdir(parents=True, exist_ok=True)
+    for recipe in RECIPES:
+        bright = read_rgb(data / recipe.source if recipe.source else options.meadow).float() / 255
+        if recipe.width:
+            bright = _resize(bright, recipe.width)
+        dark = simulate_low_light(
+            bright,
+            exposure_ev=recipe.exposure_ev,
+            full_well_electrons=recipe.full_well_electrons,
+            read_noise_electrons=recipe.read_noise_electrons,
+            generator=torch.Generator().manual_seed(recipe.seed),
+        )
+        _write(dark, options.output / recipe.output)
+        if recipe.reference:
+            _write(bright, options.output / "reference" / recipe.reference)
+    return 0
+
+
+def _resize(image: Tensor, width: int) -> Tensor:
+    """Reduce ``(3, H, W)`` sRGB in linear light."""
+    height = round(image.shape[1] * width / image.shape[2])
+    linear = F.interpolate(srgb_to_linear(image)[None], (height, width), mode="bicubic", antialias=True)[0]
+    return linear_to_srgb(linear.clamp(0, 1))
+
+
+def _write(image: Tensor, path: Path) -> None:
+    picture = Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy())
+    picture.save(path, quality=92, subsampling=0, optimize=True)
+    print(f"{path}: {picture.width} x {picture.height}, {path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
