@@ -3,4 +3,13 @@
 from .pairs import DataError, Pair, find_pairs, read_rgb
 from .sampling import Batch, PairSampler, SamplingConfig, SourceConfig
 
-__all__ = ["Batch", "DataError", "Pair", "PairSampler", "SamplingConfig", "SourceConfig", "find_pairs", "read_rgb"]
+__all__ = [
+    "Batch",
+    "DataError",
+    "Pair",
+    "PairSampler",
+    "SamplingConfig",
+    "SourceConfig",
+    "find_pairs",
+    "read_rgb",
+]

@@ -75,7 +75,9 @@ class PairSampler:
         self.config, self.seed, self.thumbnail = config, seed, thumbnail
         self._photos: list[list[tuple[Tensor, Tensor]]] = []
         for source in config.sources:
-            photos = [(read_rgb(pair.low), read_rgb(pair.high)) for pair in find_pairs(source.low, source.high)]
+            photos = [
+                (read_rgb(pair.low), read_rgb(pair.high)) for pair in find_pairs(source.low, source.high)
+            ]
             self._photos.append([(_landscape(low), _landscape(high)) for low, high in photos])
         self._weights = torch.tensor([source.weight for source in config.sources], dtype=torch.float64)
 

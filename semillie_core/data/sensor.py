@@ -15,7 +15,9 @@ def srgb_to_linear(image: Tensor) -> Tensor:
 
 def linear_to_srgb(image: Tensor) -> Tensor:
     """Apply the sRGB transfer curve (IEC 61966-2-1); any shape, values in [0, 1]."""
-    return torch.where(image <= 0.0031308, image * 12.92, 1.055 * image.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)
+    return torch.where(
+        image <= 0.0031308, image * 12.92, 1.055 * image.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
+    )
 
 
 def simulate_low_light(
@@ -52,7 +54,10 @@ def simulate_low_light(
     full_well = per_image(full_well_electrons)
     light = srgb_to_linear(image) * 2.0 ** per_image(exposure_ev)
     if white_balance_gains is not None:
-        light = light * torch.as_tensor(white_balance_gains, dtype=image.dtype, device=image.device)[..., None, None]
+        light = (
+            light
+            * torch.as_tensor(white_balance_gains, dtype=image.dtype, device=image.device)[..., None, None]
+        )
     electrons = torch.poisson((light * full_well).contiguous(), generator=generator)
     noise = torch.randn(image.shape, dtype=image.dtype, device=image.device, generator=generator)
     recorded = ((electrons + per_image(read_noise_electrons) * noise) / full_well).clamp(0, 1)

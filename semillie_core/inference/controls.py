@@ -85,5 +85,7 @@ def expose(image: Tensor, stops: float) -> Tensor:
         stops: Exposure change in EV.
     """
     linear = torch.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055) ** 2.4)
-    exposed = 1 - (1 - linear.clamp(0, 1)) ** (2.0**stops)
-    return torch.where(exposed <= 0.0031308, exposed * 12.92, 1.055 * exposed.clamp(min=1e-8) ** (1 / 2.4) - 0.055)
+    exposed = -torch.expm1(2.0**stops * torch.log1p(-linear.clamp(0, 1)))
+    return torch.where(
+        exposed <= 0.0031308, exposed * 12.92, 1.055 * exposed.clamp(min=1e-8) ** (1 / 2.4) - 0.055
+    )

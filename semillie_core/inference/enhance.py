@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -34,7 +35,8 @@ class Enhancement(NamedTuple):
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that an allocation failed."""
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in str(error) or "can't allocate memory" in str(error))
+        isinstance(error, RuntimeError)
+        and ("out of memory" in str(error) or "can't allocate memory" in str(error))
     )
 
 
@@ -86,20 +88,23 @@ def enhance(
     illumination = torch.empty((batch, height, width), dtype=torch.float32, device=image.device)
     starts = range(0, batch, batch_size)
     edge = tile
+
+    def report(index: int, edge: int | None, tiles_done: int, preview: Tensor | None = None) -> None:
+        if progress is not None:
+            per_chunk = len(plan_tiles(height, width, edge))
+            progress(index * per_chunk + tiles_done, len(starts) * per_chunk, preview)
+
     with torch.inference_mode():
         for index, start in enumerate(starts):
             stop = min(start + batch_size, batch)
             chunk = image[start:stop].float().clamp(0, 1)
             colour = chunk[:, :3] if channels >= 3 else chunk.expand(-1, 3, -1, -1)
 
-            def report(tiles_done: int, preview: Tensor | None = None, index: int = index) -> None:
-                if progress is not None:
-                    per_chunk = len(plan_tiles(height, width, edge))
-                    progress(index * per_chunk + tiles_done, len(starts) * per_chunk, preview)
-
             while True:
                 try:
-                    enhanced = _enhance_frames(network, colour.to(parameter.device, parameter.dtype), edge, report)
+                    enhanced = _enhance_frames(
+                        network, colour.to(parameter.device, parameter.dtype), edge, report
+                    )
                     break
                 except Exception as error:
                     smaller = (edge or max(height, width)) // 2
@@ -111,11 +116,13 @@ def enhance(
             if mask is not None:
                 local_mask = (mask if mask.shape[0] == 1 else mask[start:stop]).to(enhanced)
             final = controls.apply(colour, enhanced, local_mask)
-            illumination[start:stop] = ((luma(colour) + 1e-3) / (luma(enhanced) + 1e-3)).clamp(0, 1).squeeze(1)
+            illumination[start:stop] = (
+                ((luma(colour) + 1e-3) / (luma(enhanced) + 1e-3)).clamp(0, 1).squeeze(1)
+            )
             result[start:stop, :3] = final if channels >= 3 else luma(final)
             if channels == 4:
                 result[start:stop, 3] = chunk[:, 3]
-            report(len(plan_tiles(height, width, edge)), result[stop - 1])
+            report(index, edge, len(plan_tiles(height, width, edge)), result[stop - 1])
     return Enhancement(result, illumination)
 
 
@@ -126,13 +133,16 @@ def _enhance_frames(
     height, width = frames.shape[2:]
     tiles = plan_tiles(height, width, edge)
     if len(tiles) == 1:
-        return network(frames).image
+        whole: Tensor = network(frames).image
+        return whole
     # All tiles share the illumination of the whole frame, so that they agree on its exposure.
     frame_illumination = network.estimate_frame(frames)
     total = torch.zeros_like(frames)
     weights = frames.new_zeros(1, 1, height, width)
     for done, tile in enumerate(tiles, 1):
-        region = frames.new_tensor([tile.top / height, tile.left / width, tile.height / height, tile.width / width])
+        region = frames.new_tensor(
+            [tile.top / height, tile.left / width, tile.height / height, tile.width / width]
+        )
         part = (slice(None), slice(None), tile.rows, tile.columns)
         predicted = network(frames[part], frame_illumination, region.expand(frames.shape[0], 4)).image
         window = tile.window(height, width).to(frames)
@@ -149,7 +159,9 @@ def _check(image: Tensor, mask: Tensor | None, tile: int | None, batch_size: int
     if image.numel() == 0:
         raise ValueError(f"image is empty: {tuple(image.shape)}.")
     if not image.is_floating_point():
-        raise ValueError(f"image must hold floating-point values in [0, 1], got {image.dtype}; divide by its maximum.")
+        raise ValueError(
+            f"image must hold floating-point values in [0, 1], got {image.dtype}; divide by its maximum."
+        )
     if not torch.isfinite(image).all():
         raise ValueError("image holds NaN or infinite values; remove them first.")
     expected = ((image.shape[0], *image.shape[2:]), (1, *image.shape[2:]))

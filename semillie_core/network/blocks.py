@@ -174,7 +174,7 @@ class StateSpaceBlock(nn.Module):
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         source = x if guide is None else to_tokens(self.fuse(to_image(x), guide))
-        y = x * self.skip_scale + self.drop_path(self.self_attention(self.ln_1(source)))
+        y: Tensor = x * self.skip_scale + self.drop_path(self.self_attention(self.ln_1(source)))
         return y * self.skip_scale2 + to_tokens(self.conv_blk(to_image(self.ln_2(y))))
 
 
@@ -242,7 +242,9 @@ class GradientMagnitude(nn.Module):
         super().__init__()
         difference = torch.tensor([[-1.0, 0.0, 1.0]])
         self.weight_h = nn.Parameter(F.pad(difference, (0, 0, 1, 1))[None, None], requires_grad=False)
-        self.weight_v = nn.Parameter(F.pad(difference, (0, 0, 1, 1)).t().contiguous()[None, None], requires_grad=False)
+        self.weight_v = nn.Parameter(
+            F.pad(difference, (0, 0, 1, 1)).t().contiguous()[None, None], requires_grad=False
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         channels = x.shape[1]

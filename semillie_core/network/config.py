@@ -96,7 +96,9 @@ class SemiLLIEConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ValueError(f"Unknown network option {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
+            raise ValueError(
+                f"Unknown network option {', '.join(unknown)}. Known: {', '.join(sorted(known))}."
+            )
         return cls(**values)
 
 

@@ -51,7 +51,9 @@ class ThumbnailEstimator(nn.Module):
         thumbnail = make_thumbnail(frame, self.long_side)
         # Dark photos differ in their lowest code values, which the square root spreads out.
         spread = thumbnail.clamp(min=0).add(1e-4).sqrt()
-        features = self.depth_conv(self.conv1(torch.cat([thumbnail, thumbnail.mean(1, keepdim=True), spread], dim=1)))
+        features = self.depth_conv(
+            self.conv1(torch.cat([thumbnail, thumbnail.mean(1, keepdim=True), spread], dim=1))
+        )
         tokens = self.norm(self.body(to_tokens(features)))
         log_gain = self.local_gain(to_image(tokens)) + self.global_gain(tokens.mean((1, 2)))[:, :, None, None]
         return FrameIllumination(log_gain, to_image(tokens))
@@ -107,6 +109,5 @@ def brighten(image: Tensor, log_gain: Tensor) -> Tensor:
         image: Values in [0, 1]; values outside are treated as the nearest bound.
         log_gain: Same shape.
     """
-    # The lower bound keeps the derivative with respect to g finite at pure white.
-    darkness = (1 - image.clamp(0, 1)).clamp(min=2**-10)
-    return 1 - darkness ** torch.exp(log_gain)
+    # The upper bound keeps the derivative with respect to g finite at pure white.
+    return -torch.expm1(torch.exp(log_gain) * torch.log1p(-image.clamp(0, 1 - 2**-10)))

@@ -71,9 +71,7 @@ def _unavailable_reason(backend: ScanBackend) -> str | None:
 _SINGLE_AND_DOUBLE = frozenset({torch.float32, torch.float64})
 
 # In order of preference; the last one runs everywhere.
-BACKENDS: tuple[ScanBackend, ...] = (
-    ScanBackend("chunked", "chunked", None, _SINGLE_AND_DOUBLE),
-)
+BACKENDS: tuple[ScanBackend, ...] = (ScanBackend("chunked", "chunked", None, _SINGLE_AND_DOUBLE),)
 
 
 def available_backends() -> dict[str, str | None]:
@@ -114,7 +112,9 @@ def resolve_backend(
         if reason is not None:
             raise ValueError(f"Selective-scan backend {wanted!r}{source} is not available: {reason}")
         if not backend.supports(device, dtype) or backend.kernel(form) is None:
-            raise ValueError(f"Selective-scan backend {wanted!r}{source} has no {form} for {dtype} on {device}.")
+            raise ValueError(
+                f"Selective-scan backend {wanted!r}{source} has no {form} for {dtype} on {device}."
+            )
         return backend
     known = ", ".join(backend.name for backend in BACKENDS)
     raise ValueError(f"Unknown selective-scan backend {wanted!r}{source}. Known: {known}.")

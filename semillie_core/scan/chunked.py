@@ -79,7 +79,7 @@ def scan_2d(
     columns = x.transpose(1, 2).flatten(1, 2)
     sequences = torch.stack([rows, columns, rows.flip(1), columns.flip(1)], dim=1)
     projected = sequences @ x_proj_weight.transpose(1, 2)
-    dt_low, B, C = projected.split([rank, d_state, d_state], dim=-1)
+    dt_low, B, C = torch.split(projected, [rank, d_state, d_state], dim=-1)
     dt = F.softplus(dt_low @ dt_projs_weight.transpose(1, 2) + dt_projs_bias.unsqueeze(1))
     y, _ = _scan(sequences, dt, A.view(4, channels, d_state), B, C)
     y = y + D.view(4, 1, channels) * sequences
@@ -104,7 +104,9 @@ def _scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tenso
         padded = F.pad(t, (0, 0, 0, pad))
         return padded.view(batch, groups, chunks, steps, last).permute(3, 0, 2, 1, 4).contiguous()
 
-    y, last_state = _ChunkedScan.apply(to_chunks(u), to_chunks(dt), A, to_chunks(B), to_chunks(C))
+    y, last_state = _ChunkedScan.apply(  # type: ignore[no-untyped-call]
+        to_chunks(u), to_chunks(dt), A, to_chunks(B), to_chunks(C)
+    )
     batch, groups, channels = u.shape[0], u.shape[1], u.shape[3]
     y = y.permute(1, 3, 2, 0, 4).reshape(batch, groups, chunks * steps, channels)
     return y[:, :, :length], last_state
@@ -157,7 +159,7 @@ class _ChunkedScan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, grad_last: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_y: Tensor, grad_last: Tensor) -> tuple[Tensor, ...]:
         u, dt, A, B, C, initial = ctx.saved_tensors
         steps, batch, chunks, groups, channels = u.shape
         grad_u, grad_dt, grad_A = torch.empty_like(u), torch.empty_like(dt), torch.empty_like(A)

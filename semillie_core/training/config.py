@@ -8,7 +8,7 @@ import json
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -160,7 +160,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             inner = (inner[0],) * len(value)
         if len(inner) != len(value):
             raise ValueError(f"Option {where} must have {len(inner)} values, got {value!r}.")
-        return tuple(_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True)))
+        return tuple(
+            _convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True))
+        )
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None

@@ -80,7 +80,9 @@ def train(config: TrainConfig, *, on_step: Callable[[dict[str, Any]], None] | No
     if state_file.is_file():
         state = torch.load(state_file, map_location="cpu", weights_only=True)
         if state["config_sha256"] != config.sha256():
-            raise TrainingError(f"{run} holds a run with another config. Choose another run_dir or remove it.")
+            raise TrainingError(
+                f"{run} holds a run with another config. Choose another run_dir or remove it."
+            )
         network.load_state_dict(state["network"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
@@ -138,7 +140,9 @@ def train(config: TrainConfig, *, on_step: Callable[[dict[str, Any]], None] | No
             parts = loss_parts(prediction.image, prediction.illumination, batch.high, config)
             loss = torch.stack(list(parts.values())).sum()
             if not torch.isfinite(loss):
-                raise TrainingError(f"The loss at step {step} is not finite. Lower learning_rate and start again.")
+                raise TrainingError(
+                    f"The loss at step {step} is not finite. Lower learning_rate and start again."
+                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
@@ -201,7 +205,8 @@ def validate(network: nn.Module, pairs: list[tuple[Tensor, Tensor]]) -> dict[str
 
 
 def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -220,7 +225,9 @@ def _truncate_log(path: Path, step: int) -> None:
     """Drop records of steps that will be run again."""
     if not path.is_file():
         return
-    records = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step]
+    records = [
+        line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step
+    ]
     path.write_text("".join(f"{line}\n" for line in records), encoding="utf-8")
 
 

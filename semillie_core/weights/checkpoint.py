@@ -1,8 +1,8 @@
 """Reading and writing checkpoints.
 
 Two formats are read. Ours is safetensors with string metadata (:data:`FORMAT`, the network's config, provenance).
-The released code's is a ``torch.save`` dictionary ``{"arch", "epoch", "state_dict", "optimizer_dict"}`` whose keys carry
-a ``module.`` prefix; it, and bare state dictionaries, are read with ``weights_only=True``, so no file can run code.
+The released code's is a ``torch.save`` dictionary ``{"arch", "epoch", "state_dict", "optimizer_dict"}`` whose keys
+carry a ``module.`` prefix; it, and bare state dictionaries, are read with ``weights_only=True``, so no file can run code.
 """
 
 from __future__ import annotations
@@ -96,7 +96,11 @@ def save_model(path: str | Path, network: SemiLLIE, metadata: Mapping[str, str] 
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     payload = safetensors.torch.save(
         tensors,
-        {**(metadata or {}), "format": FORMAT, "config": json.dumps(network.config.to_dict(), sort_keys=True)},
+        {
+            **(metadata or {}),
+            "format": FORMAT,
+            "config": json.dumps(network.config.to_dict(), sort_keys=True),
+        },
     )
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -159,7 +163,11 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if "epoch" in content:
             metadata["epoch"] = str(content["epoch"])
         content = content["state_dict"]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(v, Tensor) for v in content.values())
+    ):
         raise CheckpointError(f"{path} holds no state dictionary. {_EXPECTED}")
     return dict(content), metadata
 

@@ -41,8 +41,9 @@ def download_model(name: str, folder: str | Path) -> Path:
 
 
 def download_file(repo_id: str, filename: str, folder: str | Path, *, sha256: str | None = None) -> Path:
-    """Fetch one file with ``huggingface_hub``, which resumes partial downloads and honours ``HF_ENDPOINT`` and
-    ``HF_HUB_OFFLINE``.
+    """Fetch one file from the Hub.
+
+    ``huggingface_hub`` resumes partial downloads and honours ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE``.
 
     Args:
         repo_id: Repository, ``owner/name``.
@@ -58,7 +59,9 @@ def download_file(repo_id: str, filename: str, folder: str | Path, *, sha256: st
     """
     folder = Path(folder)
     target = folder / filename
-    by_hand = f"To install it by hand, put {filename} from https://huggingface.co/{repo_id} into {folder.resolve()}"
+    by_hand = (
+        f"To install it by hand, put {filename} from https://huggingface.co/{repo_id} into {folder.resolve()}"
+    )
     if sha256:
         by_hand += f" (sha256 {sha256})"
     already_there = target.is_file()
@@ -72,12 +75,16 @@ def download_file(repo_id: str, filename: str, folder: str | Path, *, sha256: st
             folder.mkdir(parents=True, exist_ok=True)
             hf_hub_download(repo_id, filename, local_dir=folder)
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-            raise DownloadError(f"Could not download {filename} from {repo_id}: {error} {by_hand}.") from error
+            raise DownloadError(
+                f"Could not download {filename} from {repo_id}: {error} {by_hand}."
+            ) from error
     if sha256:
         found = _sha256(target)
         if found != sha256.lower():
             if already_there:
-                raise DownloadError(f"{target} is not the published file (sha256 {found}). Move it away first.")
+                raise DownloadError(
+                    f"{target} is not the published file (sha256 {found}). Move it away first."
+                )
             target.unlink()
             raise DownloadError(f"{repo_id} sent another file (sha256 {found}); it was removed. {by_hand}.")
     return target

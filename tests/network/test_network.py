@@ -166,7 +166,9 @@ def test_half_precision_autocast_stays_finite_with_the_scan_in_float32(variant, 
 def test_every_parameter_gets_a_gradient(variant):
     network = randomised(VARIANTS[variant]).train()
     network(torch.rand(1, 3, 16, 16)).image.square().sum().backward()
-    without = [n for n, p in network.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    without = [
+        n for n, p in network.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())
+    ]
     assert without == []
 
 

@@ -1,0 +1,197 @@
+"""From image to enhanced image: shapes, tiles, controls, memory, progress."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semillie_core.inference import EnhanceControls, enhance
+from semillie_core.inference.controls import expose, luma
+from semillie_core.inference.tiling import plan_tiles
+from semillie_core.network import SemiLLIE, SemiLLIEConfig
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    config = SemiLLIEConfig(
+        embed_dim=32, depths=(1,), d_state=4, expand=1.0, downscale=4, thumbnail=32, thumbnail_depth=1
+    )
+    net = SemiLLIE(config).eval().requires_grad_(False)
+    torch.nn.init.normal_(net.conv_last.weight, std=1e-3)
+    return net
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (33, 64)])
+def test_shape_range_and_input_survive(network, channels, size):
+    image = torch.rand(2, channels, *size)
+    before = image.clone()
+    result = enhance(network, image)
+    assert result.image.shape == image.shape
+    assert result.image.dtype == torch.float32
+    assert result.illumination.shape == (2, *size)
+    for values in result:
+        assert values.min() >= 0
+        assert values.max() <= 1
+    assert torch.equal(image, before)
+    if channels == 4:
+        assert torch.equal(result.image[:, 3], image[:, 3])
+
+
+def test_chunks_of_a_batch_change_nothing(network):
+    images = torch.rand(5, 3, 20, 24)
+    one, two = (enhance(network, images, batch_size=n).image for n in (1, 2))
+    torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
+
+
+def test_tiles_agree_on_exposure(network):
+    torch.manual_seed(0)
+    frame = torch.nn.functional.interpolate(torch.rand(1, 3, 5, 6) * 0.3, (300, 400), mode="bicubic").clamp(
+        0, 1
+    )
+    whole = enhance(network, frame).image
+    tiled = enhance(network, frame, tile=160).image
+    # The remaining difference is the scan's reach across tile borders.
+    assert (tiled.mean() - whole.mean()).abs() < 1 / 255
+    assert (tiled - whole).abs().mean() < 1 / 255
+
+
+def test_strength_zero_and_empty_mask_return_the_input(network):
+    image = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(enhance(network, image, controls=EnhanceControls(strength=0)).image, image)
+    torch.testing.assert_close(enhance(network, image, mask=torch.zeros(1, 16, 16)).image, image)
+    masked = enhance(network, image, mask=torch.ones(2, 16, 16)).image
+    torch.testing.assert_close(masked, enhance(network, image).image)
+
+
+def test_mask_limits_the_change(network):
+    image = torch.full((1, 3, 16, 16), 0.1)
+    mask = torch.zeros(1, 16, 16)
+    mask[:, :, 8:] = 1
+    result = enhance(network, image, mask=mask).image
+    torch.testing.assert_close(result[..., :8], image[..., :8])
+    assert (result[..., 8:] > 0.15).all()
+
+
+def test_controls_do_what_they_say(network):
+    image = torch.rand(1, 3, 24, 24) * 0.2
+    plain = enhance(network, image).image
+    brighter = enhance(network, image, controls=EnhanceControls(brightness=1)).image
+    assert (brighter >= plain).all()
+    assert brighter.mean() > plain.mean()
+    grey = enhance(network, image, controls=EnhanceControls(saturation=0)).image
+    torch.testing.assert_close(grey, luma(plain).expand_as(grey))
+    bright = torch.cat([image, torch.full((1, 3, 24, 8), 0.95)], dim=3)
+    protected = enhance(network, bright, controls=EnhanceControls(protect_highlights=1)).image
+    torch.testing.assert_close(protected[..., -8:], bright[..., -8:])
+
+
+@given(stops=st.floats(-4, 4), value=st.floats(0, 1))
+@settings(max_examples=60, deadline=None)
+def test_exposure_stays_in_range_and_is_exact_in_the_shadows(stops, value):
+    result = expose(torch.tensor([value, 1e-4]), stops)
+    assert 0 <= result[0] <= 1 + 1e-6
+    assert result[1] == pytest.approx(1e-4 * 2**stops, rel=1e-3)
+
+
+@pytest.mark.parametrize("field", ["strength", "brightness", "saturation", "protect_highlights"])
+def test_controls_out_of_range_are_named(field):
+    with pytest.raises(ValueError, match=field):
+        EnhanceControls(**{field: 9.0})
+    with pytest.raises(ValueError, match=field):
+        EnhanceControls(**{field: float("nan")})
+
+
+def test_progress_counts_every_tile_and_shows_finished_images(network):
+    seen = []
+    enhance(network, torch.rand(2, 3, 200, 150), tile=128, progress=lambda *a: seen.append(a))
+    tiles = len(plan_tiles(200, 150, 128))
+    assert [done for done, _, _ in seen] == list(range(1, 2 * tiles + 1))
+    assert {total for _, total, _ in seen} == {2 * tiles}
+    assert [preview is not None for _, _, preview in seen] == ([False] * (tiles - 1) + [True]) * 2
+
+
+def test_progress_can_stop_the_work(network):
+    def cancel(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        enhance(network, torch.rand(1, 3, 200, 150), tile=128, progress=cancel)
+
+
+def test_out_of_memory_halves_the_tile_and_goes_on(network, monkeypatch):
+    forward = SemiLLIE.forward
+    sizes = []
+
+    def limited(self, image, *rest):
+        sizes.append(max(image.shape[2:]))
+        if sizes[-1] > 200:
+            raise torch.OutOfMemoryError("pretended")
+        return forward(self, image, *rest)
+
+    monkeypatch.setattr(SemiLLIE, "forward", limited)
+    image = torch.rand(2, 3, 300, 400)
+    result = enhance(network, image, tile=384).image
+    assert result.shape == image.shape
+    # 384, then 192 for the rest: the second image does not start over.
+    assert sizes.count(384) == 1
+    assert max(sizes[1:]) == 192
+
+    monkeypatch.setattr(
+        SemiLLIE, "forward", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("always"))
+    )
+    with pytest.raises(torch.OutOfMemoryError):
+        enhance(network, image)
+
+
+def test_other_errors_pass_through(network, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(SemiLLIE, "forward", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        enhance(network, torch.rand(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "says"),
+    [
+        (torch.rand(3, 8, 8), {}, r"\(B, C, H, W\)"),
+        (torch.rand(1, 2, 8, 8), {}, "C 1, 3 or 4"),
+        (torch.rand(0, 3, 8, 8), {}, "empty"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), {}, "floating-point"),
+        (torch.full((1, 3, 8, 8), torch.nan), {}, "NaN"),
+        (torch.rand(1, 3, 8, 8), {"mask": torch.rand(1, 4, 8)}, "mask"),
+        (torch.rand(1, 3, 8, 8), {"tile": 16}, "tile"),
+        (torch.rand(1, 3, 8, 8), {"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_bad_input_is_named(network, image, options, says):
+    with pytest.raises(ValueError, match=says):
+        enhance(network, image, **options)
+
+
+@given(height=st.integers(1, 900), width=st.integers(1, 900), edge=st.integers(128, 400))
+@settings(max_examples=50, deadline=None)
+def test_tiles_cover_the_frame_and_blend_to_one(height, width, edge):
+    covered = torch.zeros(height, width)
+    for tile in plan_tiles(height, width, edge):
+        assert tile.height <= edge or len(plan_tiles(height, width, edge)) == 1
+        window = tile.window(height, width)
+        assert window.min() > 0
+        covered[tile.rows, tile.columns] += window
+    assert covered.min() > 0.4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_weights_work(dtype):
+    torch.manual_seed(0)
+    net = SemiLLIE(SemiLLIEConfig(embed_dim=32, depths=(1,), d_state=4, downscale=4, thumbnail=32)).eval()
+    image = torch.rand(1, 3, 40, 48) * 0.2
+    exact = enhance(net, image).image
+    half = enhance(net, image, dtype=dtype).image
+    assert half.dtype == torch.float32
+    assert (half - exact).abs().mean() < 0.02
