@@ -1,0 +1,206 @@
+"""Score an enhancer on pairs of photos, one row per image.
+
+Imported on its own (``semillie_core.metrics.evaluation``), because it reads image files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data import Pair, read_rgb
+from .aggregate import Interval, MeanScore
+from .colour import delta_e_2000
+from .exposure import loe
+from .fidelity import psnr, psnr_gt_mean, ssim, ssim_gt_mean
+from .lpips import LPIPSAlex
+from .naturalness import niqe
+
+LABELS = {
+    "psnr": "PSNR ↑",
+    "ssim": "SSIM ↑",
+    "lpips_alex": "LPIPS-Alex ↓",
+    "delta_e_2000": "ΔE00 ↓",
+    "niqe": "NIQE ↓",
+    "loe": "LOE ↓",
+    "psnr_gt_mean": "PSNR, GT-mean ↑",
+    "ssim_gt_mean": "SSIM, GT-mean ↑",
+}
+"""Column titles. Arrows show the better direction. GT-mean scores use the reference's brightness."""
+
+
+class EvaluationError(ValueError):
+    """The evaluation would not mean anything; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one enhancer on one set of pairs."""
+
+    images: dict[str, dict[str, float]]
+    """Per image name: metric name to score."""
+    means: dict[str, Interval]
+    """Per metric: mean over the images with its 95 % bootstrap interval."""
+    seen_in_training: tuple[str, ...]
+    """Images that the enhancer was trained on; a score that has any is no evidence."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON types; values that are not finite become text or null."""
+        return {
+            "protocol": "full resolution, RGB in [0, 1], not rounded, plain scores; *_gt_mean apart",
+            "count": len(self.images),
+            "seen_in_training": list(self.seen_in_training),
+            "means": {
+                name: {end: _json_number(value) for end, value in interval._asdict().items()}
+                for name, interval in self.means.items()
+            },
+            "images": {
+                image: {name: _json_number(score) for name, score in scores.items()}
+                for image, scores in self.images.items()
+            },
+        }
+
+    def to_json(self) -> str:
+        """:meth:`to_dict` as indented JSON text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
+
+    def to_markdown(self) -> str:
+        """A table with one row per image and the means with their intervals below."""
+        names = list(self.means)
+        lines = [
+            "| image | " + " | ".join(LABELS[name] for name in names) + " |",
+            "|---" * (len(names) + 1) + "|",
+        ]
+        for image, scores in self.images.items():
+            lines.append(f"| {image} | " + " | ".join(_decimals(name, scores[name]) for name in names) + " |")
+        means, intervals = [], []
+        for name in names:
+            mean, low, high = self.means[name]
+            means.append(f"**{_decimals(name, mean)}**")
+            intervals.append("–" if math.isnan(low) else f"{_decimals(name, low)} … {_decimals(name, high)}")
+        lines.append(f"| **mean of {len(self.images)}** | " + " | ".join(means) + " |")
+        lines.append("| 95 % interval | " + " | ".join(intervals) + " |")
+        if self.seen_in_training:
+            lines += ["", f"**Not a test: {_seen_text(self.seen_in_training)}.**"]
+        return "\n".join(lines) + "\n"
+
+
+def evaluate(
+    enhancer: Callable[[Tensor], Tensor],
+    pairs: Sequence[Pair],
+    *,
+    lpips: LPIPSAlex | None = None,
+    training_manifest: str | Path | None = None,
+    allow_seen: bool = False,
+    on_image: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Enhance the dark photo of each pair and score the result against its reference.
+
+    Args:
+        enhancer: ``(1, 3, H, W)`` sRGB in [0, 1] to the same shape; the result is clamped to [0, 1].
+        pairs: Photos on disk.
+        lpips: Perceptual distance; without it the table has no LPIPS column.
+        training_manifest: JSONL file of the images the enhancer was trained on (field ``sha256`` per line).
+        allow_seen: Score images of that manifest all the same; the result then says so.
+        on_image: Called with (done, total) after every pair.
+
+    Returns:
+        Scores per image and their means, plain ones first. NIQE is left out if an image is too small for it.
+
+    Raises:
+        EvaluationError: No pairs, sizes that do not match, or images that were in the training manifest.
+        DataError: An image cannot be read.
+    """
+    if not pairs:
+        raise EvaluationError("There are no pairs to evaluate.")
+    seen = seen_in_training(pairs, training_manifest) if training_manifest is not None else ()
+    if seen and not allow_seen:
+        raise EvaluationError(f"{_seen_text(seen)}; use other images, or allow it explicitly.")
+
+    scores = {
+        name: MeanScore(metric)
+        for name, metric in {
+            "psnr": psnr,
+            "ssim": ssim,
+            "lpips_alex": lpips,
+            "delta_e_2000": delta_e_2000,
+            "niqe": niqe,
+            "loe": loe,
+            "psnr_gt_mean": psnr_gt_mean,
+            "ssim_gt_mean": ssim_gt_mean,
+        }.items()
+        if metric is not None
+    }
+    for done, pair in enumerate(pairs, start=1):
+        low, high = (read_rgb(path).unsqueeze(0).float() / 255 for path in (pair.low, pair.high))
+        if low.shape != high.shape:
+            raise EvaluationError(
+                f"{pair.low} and {pair.high} differ in size: {_size(low)} and {_size(high)} pixels."
+            )
+        with torch.no_grad():
+            output = enhancer(low).float().cpu().clamp(0, 1)
+        if output.shape != low.shape:
+            raise EvaluationError(f"The enhancer returned {tuple(output.shape)} for {tuple(low.shape)}.")
+        for name, score in scores.items():
+            if name == "niqe":
+                score.update(output)
+            else:
+                score.update(output, low if name == "loe" else high)
+        if on_image is not None:
+            on_image(done, len(pairs))
+    table = {
+        pair.name: {name: score.scores[i] for name, score in scores.items()} for i, pair in enumerate(pairs)
+    }
+    return Evaluation(table, {name: score.interval() for name, score in scores.items()}, seen)
+
+
+def seen_in_training(pairs: Sequence[Pair], manifest: str | Path) -> tuple[str, ...]:
+    """Names of the pairs of which a file is listed, by content, in a training manifest.
+
+    Args:
+        pairs: Photos on disk.
+        manifest: JSONL, one object with the field ``sha256`` per image.
+
+    Raises:
+        EvaluationError: The manifest cannot be read.
+    """
+    try:
+        lines = Path(manifest).read_text(encoding="utf-8").splitlines()
+        known = {str(json.loads(line)["sha256"]).lower() for line in lines if line.strip()}
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise EvaluationError(
+            f"{manifest} is not a training manifest (JSON lines with the field sha256): {error!r}"
+        ) from error
+    return tuple(
+        pair.name
+        for pair in pairs
+        if any(hashlib.sha256(path.read_bytes()).hexdigest() in known for path in (pair.low, pair.high))
+    )
+
+
+def _seen_text(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return f"{len(names)} of the images were in the training manifest ({shown})"
+
+
+def _decimals(name: str, value: float) -> str:
+    digits = {"ssim": 4, "ssim_gt_mean": 4, "lpips_alex": 4, "loe": 0}.get(name, 2)
+    return f"{value:.{digits}f}"
+
+
+def _json_number(value: float) -> float | str | None:
+    if math.isnan(value):
+        return None
+    return value if math.isfinite(value) else str(value)
+
+
+def _size(images: Tensor) -> str:
+    return f"{images.shape[3]}x{images.shape[2]}"

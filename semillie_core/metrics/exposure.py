@@ -1,0 +1,101 @@
+"""Brightness: histogram, clipping, and whether the order of lightness survived."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._images import as_images, as_pair, luma
+
+LOE_SAMPLES = 50
+LOE_RADIUS = 7
+
+
+def mean_luminance(images: Tensor) -> Tensor:
+    """Mean BT.601 luma of each display-encoded image, ``(B, 1 or 3, H, W) -> (B,)`` in [0, 1]."""
+    return luma(as_images(images, channels=(1, 3))).mean(dim=(1, 2))
+
+
+def clipping(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Share of each image that holds no more detail.
+
+    Args:
+        images: ``(B, C, H, W)`` in [0, 1].
+
+    Returns:
+        Highlights and shadows, each ``(B,)`` in [0, 1]: pixels with *any* channel at the top 8-bit level, and
+        pixels with *all* channels at the bottom one.
+
+    Raises:
+        ValueError: Not a floating-point batch.
+    """
+    images = as_images(images)
+    highlights = images.amax(dim=1) >= 254.5 / 255
+    shadows = images.amax(dim=1) <= 0.5 / 255
+    return highlights.float().mean(dim=(1, 2)), shadows.float().mean(dim=(1, 2))
+
+
+def histogram(images: Tensor, bins: int = 64) -> Tensor:
+    """Share of pixels per brightness level, for luma and each colour channel.
+
+    Args:
+        images: ``(B, 3, H, W)`` in [0, 1]; values outside count as the end levels.
+        bins: Number of levels.
+
+    Returns:
+        ``(B, 4, bins)`` float32 in the order luma, red, green, blue; each row sums to 1.
+
+    Raises:
+        ValueError: Not ``(B, 3, H, W)``.
+    """
+    images = as_images(images, channels=(3,))
+    planes = torch.cat((luma(images).unsqueeze(1), images), dim=1).flatten(2)
+    level = (planes * bins).long().clamp(0, bins - 1)
+    counts = torch.zeros(*planes.shape[:2], bins, device=images.device)
+    counts.scatter_add_(2, level, torch.ones_like(planes, dtype=counts.dtype))
+    return counts / planes.shape[2]
+
+
+def loe(output: Tensor, source: Tensor) -> Tensor:
+    """Lightness order error of each image: in how many pixel pairs did brighter and darker change places?
+
+    Wang et al., "Naturalness Preserved Enhancement Algorithm for Non-Uniform Illumination Images", IEEE TIP
+    22(9), 2013, in the convention of the widely used Matlab script: lightness is the 8-bit maximum of R, G
+    and B, dilated by 15x15 pixels and sampled on a regular grid whose step is a fiftieth of the shorter edge;
+    the score is the mean over samples of the *number* of samples whose order towards it changed. It therefore
+    grows with the aspect ratio, and published figures compare only between images of one shape.
+
+    Args:
+        output: Enhanced images, ``(B, 1 or 3, H, W)`` in [0, 1].
+        source: The images before enhancement, same shape.
+
+    Returns:
+        ``(B,)`` float64; 0 when the order is unchanged.
+
+    Raises:
+        ValueError: The shapes differ or are not as above.
+    """
+    output, source = as_pair(output, source, channels=(1, 3))
+    pairs = zip(_lightness(output), _lightness(source), strict=True)
+    return torch.stack([_order_changes(after, before) for after, before in pairs])
+
+
+def _lightness(images: Tensor) -> Tensor:
+    """Sampled lightness levels 0...255, ``(B, samples)``."""
+    levels = (images.amax(dim=1, keepdim=True).clamp(0, 1) * 255).round()
+    dilated = F.max_pool2d(levels, 2 * LOE_RADIUS + 1, stride=1, padding=LOE_RADIUS)
+    step = max(1, min(images.shape[2:]) // LOE_SAMPLES)
+    return dilated[:, 0, step - 1 :: step, step - 1 :: step].flatten(1).long()
+
+
+def _order_changes(after: Tensor, before: Tensor) -> Tensor:
+    """Mean over samples i of the number of samples j with ``(a_j >= a_i) != (b_j >= b_i)``.
+
+    Counted over pairs of levels instead of pairs of samples: with ``S[a, b]`` the number of samples of at
+    least these levels, that number is ``S[a, 0] + S[0, b] - 2 S[a, b]``.
+    """
+    joint = torch.bincount(256 * after + before, minlength=256 * 256).view(256, 256)
+    at_least = joint.flip(0, 1).cumsum(0).cumsum(1).flip(0, 1)
+    changed = at_least[:, :1] + at_least[:1] - 2 * at_least
+    return (joint * changed).sum().double() / len(after)

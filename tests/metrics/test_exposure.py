@@ -1,0 +1,72 @@
+"""Clipping, histogram and lightness order against brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from semillie_core.metrics import clipping, histogram, loe, mean_luminance
+
+
+def lightness_order_error(after, before):
+    """Pair by pair, in plain loops: (H, W, 3) arrays of 0...255."""
+
+    def samples(image):
+        light = np.round(image.max(axis=2))
+        height, width = light.shape
+        step = max(1, min(height, width) // 50)
+        rows = range(step - 1, height, step)
+        columns = range(step - 1, width, step)
+        return np.array(
+            [light[max(0, i - 7) : i + 8, max(0, j - 7) : j + 8].max() for i in rows for j in columns]
+        )
+
+    a, b = samples(after), samples(before)
+    return sum(((a >= a[i]) != (b >= b[i])).sum() for i in range(len(a))) / len(a)
+
+
+@pytest.mark.parametrize("size", [(33, 20), (104, 130)])
+def test_loe_matches_brute_force(size):
+    before, after = torch.rand(2, 2, 3, *size, dtype=torch.float64) ** 3
+    expected = [
+        lightness_order_error(255 * a.permute(1, 2, 0).numpy(), 255 * b.permute(1, 2, 0).numpy())
+        for a, b in zip(after, before, strict=True)
+    ]
+    assert min(expected) > 0
+    assert loe(after, before).tolist() == pytest.approx(expected, abs=1e-9)
+
+
+def test_loe_ignores_any_order_preserving_change():
+    levels = torch.randint(0, 12, (1, 3, 4, 4)).repeat_interleave(20, 2).repeat_interleave(20, 3) * 20 / 255
+    assert loe(levels**0.5, levels).item() == 0
+    assert loe(1 - levels, levels).item() > 100
+
+
+def test_clipping_counts_any_channel_high_and_all_channels_low():
+    image = torch.full((2, 3, 10, 10), 0.5)
+    image[0, 0, 0, :3] = 1.0
+    image[0, :, 1, :5] = 0.0
+    image[0, 1, 2, :] = 0.0  # one channel only: still a colour
+    highlights, shadows = clipping(image)
+    assert highlights.tolist() == pytest.approx([0.03, 0.0])
+    assert shadows.tolist() == pytest.approx([0.05, 0.0])
+
+
+def test_histogram_matches_numpy():
+    image = torch.rand(2, 3, 30, 40, dtype=torch.float64)
+    image[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    shares = histogram(image, bins=16)
+    assert shares.shape == (2, 4, 16)
+    torch.testing.assert_close(shares.sum(dim=2), torch.ones(2, 4))
+    for b in range(2):
+        planes = [0.299 * image[b, 0] + 0.587 * image[b, 1] + 0.114 * image[b, 2], *image[b]]
+        for row, plane in zip(shares[b], planes, strict=True):
+            expected = np.histogram(plane.numpy(), bins=16, range=(0, 1))[0] / plane.numel()
+            assert np.abs(row.numpy() - expected).max() < 1e-6
+
+
+def test_mean_luminance_weighs_the_channels():
+    image = torch.tensor([0.2, 0.5, 0.9]).view(1, 3, 1, 1).expand(1, 3, 5, 5)
+    assert mean_luminance(image).item() == pytest.approx(0.299 * 0.2 + 0.587 * 0.5 + 0.114 * 0.9)
+    assert mean_luminance(image[:, 1:2]).item() == pytest.approx(0.5)

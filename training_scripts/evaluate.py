@@ -1,0 +1,113 @@
+"""Score a model on pairs of photos: per image, and on average with 95 % intervals.
+
+Plain scores come first; "GT-mean" scores, which borrow the reference's brightness, stand beside them because
+papers quote them. Choose models on validation pairs and report on test pairs, never the other way round.
+
+    python -m training_scripts.evaluate --model semillie-compact --pairs data/val/low data/val/high
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from torch import Tensor
+
+from semillie_core.data import DataError, find_pairs
+from semillie_core.inference import enhance
+from semillie_core.metrics import LPIPSAlex
+from semillie_core.metrics.evaluation import EvaluationError, evaluate
+from semillie_core.weights import CheckpointError, load_model
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        model = load_model(options.model).to(device=options.device)
+        pairs = find_pairs(*options.pairs)
+        result = evaluate(
+            lambda image: _enhanced(model, image, options.tile),
+            pairs,
+            lpips=_lpips(),
+            training_manifest=options.training_manifest,
+            allow_seen=options.allow_seen,
+            on_image=lambda done, total: print(f"\r{done}/{total}", end="", file=sys.stderr, flush=True),
+        )
+    except (CheckpointError, DataError, EvaluationError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(file=sys.stderr)
+    print(
+        f"{model.name} ({model.parameter_count:,} parameters) on {len(pairs)} pairs of {options.pairs[0]}\n"
+    )
+    print(result.to_markdown())
+    if options.json is not None:
+        record = {"model": model.name, "low": options.pairs[0], "high": options.pairs[1], **result.to_dict()}
+        _write(options.json, json.dumps(record, indent=2, allow_nan=False) + "\n")
+        print(f"written: {options.json}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training_scripts.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", required=True, help="name of a bundled model, or a checkpoint file")
+    parser.add_argument(
+        "--pairs",
+        required=True,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="folders of dark photos and of their references; files pair up by name, extensions may differ",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all scores to this file")
+    parser.add_argument(
+        "--device", default="cpu", help="where to run the model: cpu, cuda, mps (default: cpu)"
+    )
+    parser.add_argument(
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="work in tiles of this edge (default: the whole photo at once)",
+    )
+    parser.add_argument(
+        "--training-manifest",
+        type=Path,
+        metavar="JSONL",
+        help="list of the training images; the evaluation refuses to run on any of them",
+    )
+    parser.add_argument(
+        "--allow-seen",
+        action="store_true",
+        help="score images of the training manifest all the same; the output then says so",
+    )
+    return parser
+
+
+def _enhanced(model: object, image: Tensor, tile: int | None) -> Tensor:
+    return enhance(model, image, tile=tile).image
+
+
+def _lpips() -> LPIPSAlex | None:
+    try:
+        return LPIPSAlex.pretrained()
+    except FileNotFoundError as error:
+        print(f"no LPIPS column: {error}", file=sys.stderr)
+        return None
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+        file.write(text)
+    Path(file.name).replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
