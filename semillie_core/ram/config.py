@@ -12,14 +12,15 @@ Variant = Literal["ram", "ram_plus"]
 class RAMConfig:
     """Sizes of a RAM or RAM++ model. The defaults are the released RAM (Swin-L at 384 pixels, 4585 tags).
 
-    Sources: Recognize Anything (arXiv 2306.03514), RAM++ (arXiv 2310.15200), Swin Transformer (arXiv 2103.14030).
+    Sources: Recognize Anything (arXiv 2306.03514), RAM++ (arXiv 2310.15200), Swin Transformer (arXiv
+    2103.14030).
 
     Raises:
         ValueError: Values that do not fit together; the message names the field.
     """
 
     variant: Variant = "ram"
-    """``"ram"``: one text embedding per tag; ``"ram_plus"``: several descriptions per tag, weighted per image."""
+    """``"ram"``: one text embedding per tag; ``"ram_plus"``: several, weighted per image."""
     image_size: int = 384
     """Edge of the square input, pixels."""
     patch_size: int = 4
@@ -70,7 +71,7 @@ class RAMConfig:
             resolution = self.stage_resolution(stage)
             if resolution > self.window_size and resolution % self.window_size:
                 raise ValueError(
-                    f"image_size {self.image_size} gives {resolution} x {resolution} tokens in stage {stage}, "
+                    f"image_size {self.image_size} gives {resolution}^2 tokens in stage {stage}, "
                     f"which windows of {self.window_size} do not divide."
                 )
         if self.decoder_dim % self.decoder_heads:
@@ -80,7 +81,7 @@ class RAMConfig:
 
     def stage_width(self, stage: int) -> int:
         """Channels in Swin stage ``stage`` (counted from 0)."""
-        return self.embed_dim * 2**stage
+        return self.embed_dim << stage
 
     def stage_resolution(self, stage: int) -> int:
         """Tokens along one edge in Swin stage ``stage``.
@@ -88,7 +89,7 @@ class RAMConfig:
         Raises:
             ValueError: The image size cannot be halved that often.
         """
-        step = self.patch_size * 2**stage
+        step = self.patch_size << stage
         if self.image_size % step:
             raise ValueError(
                 f"image_size {self.image_size} is not a multiple of {step}, as stage {stage} needs."

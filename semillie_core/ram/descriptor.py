@@ -27,7 +27,7 @@ class SemanticModel:
     provenance: dict[str, str] = field(default_factory=dict)
     """Where the weights come from."""
     supported_dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
-    """Dtypes the network computes in; float16 is for accelerators only, a CPU takes ten times as long in it."""
+    """Dtypes the network computes in; float16 is for accelerators, a CPU takes ten times as long in it."""
 
     @property
     def is_ram(self) -> bool:
@@ -93,7 +93,7 @@ def load_efficientnet_lite0(
 
 
 def recommended_dtype(device: torch.device | str) -> torch.dtype:
-    """Fastest dtype that keeps RAM's tags: float16 on an accelerator, bfloat16 on a CPU that has it, else float32."""
+    """The fast dtype of a device: float16 on an accelerator, bfloat16 on a CPU that has it, else float32."""
     if torch.device(device).type != "cpu":
         return torch.float16
     # The query appeared in torch 2.5 or so; without it float32 is right, only slower.

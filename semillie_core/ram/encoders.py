@@ -15,12 +15,12 @@ from .preprocess import IMAGENET_MEAN, IMAGENET_STD, as_rgb, normalise, resize_l
 
 @dataclass(frozen=True)
 class SemanticFeatures:
-    """What an encoder saw in a batch, in the network's dtype. Parts that were not asked for are empty or ``None``."""
+    """What an encoder saw in a batch, in the network's dtype. Parts not asked for are empty or ``None``."""
 
     maps: tuple[Tensor, ...] = ()
     """Feature maps ``(B, C_i, H_i, W_i)``, fine to coarse."""
     tokens: Tensor | None = None
-    """``(B, 1 + N, D)``, the embedding followed by one vector per image region; ``None`` for EfficientNet-Lite0."""
+    """``(B, 1 + N, D)``, the embedding, then one vector per image region; RAM and RAM++ only."""
     embedding: Tensor | None = None
     """``(B, D)``, the whole image."""
     logits: Tensor | None = None
@@ -60,13 +60,13 @@ class SemanticEncoder(Protocol):
 class RAMEncoder(nn.Module):
     """RAM or RAM++ as a semantic encoder.
 
-    Maps are the outputs of the last block of every Swin stage but the coarsest, un-normalised: the taps of Semi-LLIE's
-    perceptual loss. The embedding is RAM's image token, distilled from CLIP in its training.
+    Maps are the outputs of the last block of every Swin stage but the coarsest, un-normalised: the taps of
+    Semi-LLIE's perceptual loss. The embedding is RAM's image token, distilled from CLIP in its training.
 
     Args:
         network: The model; its parameters are frozen here.
-        official_compat: Feed the encoder as Semi-LLIE's released training code did: resized without antialiasing and
-            not normalised, which RAM was not trained for. For reproducing that code only.
+        official_compat: Feed the encoder as Semi-LLIE's released training code did: resized without
+            antialiasing and not normalised, which RAM was not trained for. For reproducing that code only.
     """
 
     is_ram = True
@@ -77,17 +77,8 @@ class RAMEncoder(nn.Module):
         self.official_compat = official_compat
         self.name = network.config.display_name
 
-    @property
-    def checkpointing(self) -> bool:
-        """Recompute activations in the backward pass: equal gradients, much less memory, more time."""
-        return self.network.visual_encoder.checkpointing
-
-    @checkpointing.setter
-    def checkpointing(self, on: bool) -> None:
-        self.network.visual_encoder.checkpointing = on
-
     def tagging_view(self, image: Tensor) -> Tensor:
-        """The whole picture squeezed to a square as PIL's bilinear filter does; see :class:`SemanticEncoder`."""
+        """The whole picture squeezed to a square; see :class:`SemanticEncoder`."""
         image, size = as_rgb(image), self.network.config.image_size
         if self.official_compat:
             return F.interpolate(image, (size, size), mode="bilinear", align_corners=False)
@@ -106,7 +97,8 @@ class RAMEncoder(nn.Module):
         for stage in range(len(config.depths) - 1):
             output = next(stages)
             if maps:
-                taps.append(output.transpose(1, 2).unflatten(2, (config.stage_resolution(stage), -1)))
+                edge = config.stage_resolution(stage)
+                taps.append(output.transpose(1, 2).view(len(output), -1, edge, edge))
         tokens = scores = None
         if embedding or logits:
             tokens = self.network.image_proj(encoder.head(next(stages)))
@@ -122,8 +114,8 @@ class RAMEncoder(nn.Module):
 class EfficientNetLite0Encoder(nn.Module):
     """EfficientNet-Lite0 as a semantic encoder: small, bundled, trained on ImageNet. Not RAM.
 
-    Maps are taken at strides 8, 16 and 32 (40, 112 and 320 channels) of the picture at its own size; the embedding is
-    the pooled 1280-vector.
+    Maps are taken at strides 8, 16 and 32 (40, 112 and 320 channels) of the picture at its own size; the
+    embedding is the pooled 1280-vector.
 
     Args:
         network: The model; its parameters are frozen here.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import pickle
 import re
 import struct
 import warnings
@@ -18,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..weights.checkpoint import CheckpointError
 from .config import RAM_PLUS_SWIN_L, RAM_SWIN_L, RAMConfig, Variant
 from .descriptor import SemanticModel
 from .encoders import RAMEncoder
@@ -32,7 +32,7 @@ _CACHE_NAMES = {torch.float16: "fp16", torch.float32: "fp32"}
 _SAFETENSORS_NAMES = {torch.float16: "F16", torch.float32: "F32"}
 
 
-class RAMFileError(ValueError):
+class RAMFileError(CheckpointError):
     """A file is not the RAM checkpoint it was taken for; the message says what it is instead."""
 
 
@@ -44,8 +44,8 @@ def find_ram_files(folders: Iterable[str | os.PathLike[str]]) -> dict[str, Path]
             ``extra_model_paths.yaml`` adds). Missing folders are skipped.
 
     Returns:
-        File name relative to its folder (with ``/``) to path, sorted. A compact copy is left out while its original
-        lies beside it, and so are Tag2Text files, which other packs keep in the same folder.
+        File name relative to its folder (with ``/``) to path, sorted. A compact copy is left out while its
+        original lies beside it, and so are Tag2Text files, which other packs keep in the same folder.
     """
     found: dict[str, Path] = {}
     for folder in map(Path, folders):
@@ -82,14 +82,14 @@ def load_ram(
 ) -> SemanticModel:
     """Load RAM or RAM++ from a published checkpoint or from a compact copy.
 
-    The published files are training checkpoints of which tagging needs a fifth (RAM) to a half (RAM++). The first
-    load writes the needed tensors to ``<name>.fp16.safetensors`` (``fp32`` when ``dtype`` is float32, so that float32
-    results stay exact) beside the file; later loads read that copy, as long as the original is unchanged. Only
-    tensors are unpickled.
+    The published files are training checkpoints of which tagging needs a fifth (RAM) to a half (RAM++). The
+    first load writes the needed tensors to ``<name>.fp16.safetensors`` (``fp32`` when ``dtype`` is float32,
+    so that float32 results stay exact) beside the file; later loads read that copy, as long as the original
+    is unchanged. Only tensors are unpickled.
 
     Args:
-        path: ``ram_swin_large_14m.pth``, ``ram_plus_swin_large_14m.pth``, or a ``.safetensors`` file with the same
-            tensor names.
+        path: ``ram_swin_large_14m.pth``, ``ram_plus_swin_large_14m.pth``, or a ``.safetensors`` file with the
+            same tensor names.
         device: Where to put the weights.
         dtype: What to compute in: float32, bfloat16 or float16.
         expect: Insist on this variant; otherwise it is recognised.
@@ -107,29 +107,31 @@ def load_ram(
     path = Path(path)
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"RAM computes in float32, bfloat16 or float16, got {dtype}.")
-    source = _open(path)
-    if isinstance(source, _SafetensorsSource) or not cache:
-        return _build(source, config, expect, vocabulary, device, dtype)
+    options = (config, expect, vocabulary, device, dtype)
+    if not cache or not path.is_file() or path.suffix.lower() == ".safetensors":
+        return _build(_open(path), *options)
 
     stored = torch.float32 if dtype == torch.float32 else torch.float16
     copy = path.with_name(f"{path.stem}.{_CACHE_NAMES[stored]}.safetensors")
+    status = path.stat()
     stamp = {
         "source": path.name,
-        "source_bytes": str(path.stat().st_size),
-        "source_mtime": str(path.stat().st_mtime_ns),
+        "source_bytes": str(status.st_size),
+        "source_mtime_ns": str(status.st_mtime_ns),
     }
     if not _is_current(copy, stamp):
-        needed = _plan(source, config, expect)[1]
+        source = _open(path)
+        _, origin = _plan(source, config, expect)
         try:
-            _write_compact(source, needed, copy, stored, stamp)
+            _write_compact(source, origin, copy, stored, stamp)
         except OSError as error:
             warnings.warn(
-                f"Could not write the compact copy {copy.name} ({error}); {path.name} is read in full every time.",
+                f"Could not write the compact copy {copy.name} ({error}): loading {path.name} stays slow.",
                 stacklevel=2,
             )
-            return _build(source, config, expect, vocabulary, device, dtype)
-    del source
-    return _build(_open(copy), config, expect, vocabulary, device, dtype)
+            return _build(source, *options)
+        del source  # a file in the legacy format is held in memory
+    return _build(_open(copy), *options)
 
 
 class _SafetensorsSource:
@@ -140,11 +142,12 @@ class _SafetensorsSource:
         try:
             with safe_open(path, framework="pt") as file:
                 self.metadata: dict[str, str] = file.metadata() or {}
-                self.shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+                names = list(file.keys())
+                self.shapes = {name: torch.Size(file.get_slice(name).get_shape()) for name in names}
         except SafetensorError as error:
             raise RAMFileError(
-                f"{path.name} is damaged, most likely truncated by an interrupted download or copy ({error}). "
-                "Delete it and fetch it again."
+                f"{path.name} is damaged, most likely truncated by an interrupted download or copy "
+                f"({error}). Delete it and fetch it again."
             ) from error
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
@@ -181,24 +184,18 @@ class _TorchSource:
         mapped = zipfile.is_zipfile(path)
         try:
             content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        except (
-            pickle.UnpicklingError,
-            RuntimeError,
-            EOFError,
-            OSError,
-            ValueError,
-            KeyError,
-            AttributeError,
-        ) as error:
+        except Exception as error:  # a broken pickle can fail in any way
+            if "allocate memory" in str(error):
+                raise
             forbidden = re.search(r"GLOBAL (\S+)", str(error))
             if forbidden:
                 raise RAMFileError(
-                    f"{path.name} is not a plain weights file: it holds {forbidden[1]} objects, which are not loaded "
-                    "because unpickling them could run code."
+                    f"{path.name} is not a plain weights file: it holds {forbidden[1]} objects, not "
+                    "loaded because unpickling them could run code."
                 ) from error
             raise RAMFileError(
-                f"{path.name} is damaged ({path.stat().st_size:,} bytes), most likely truncated by an interrupted "
-                "download or copy. Delete it and fetch it again."
+                f"{path.name} is damaged ({path.stat().st_size:,} bytes), most likely truncated by an "
+                "interrupted download or copy. Delete it and fetch it again."
             ) from error
         if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
             content = content["model"]
@@ -216,7 +213,7 @@ _Source = _SafetensorsSource | _TorchSource
 
 
 def _groups(names: Iterable[str], shapes: Mapping[str, torch.Size]) -> Iterator[list[str]]:
-    """Split names into runs of about ``_MAPPED_AT_ONCE`` bytes, largest tensors first while memory is still free."""
+    """Split names into runs of about ``_MAPPED_AT_ONCE`` bytes, the largest first, while memory is free."""
     group: list[str] = []
     size = 0
     for name in sorted(names, key=lambda name: -shapes[name].numel()):
@@ -253,8 +250,8 @@ def _open(path: Path) -> _Source:
     if head.startswith(b"PK\x03\x04") or head.startswith(b"\x80"):
         if head.startswith(b"PK") and not zipfile.is_zipfile(path):
             raise RAMFileError(
-                f"{path.name} is truncated ({size:,} bytes): the download or copy was interrupted. The released files "
-                "have about 5.6 GB (RAM) and 3.0 GB (RAM++). Delete it and fetch it again."
+                f"{path.name} is truncated ({size:,} bytes): the download or copy was interrupted. The "
+                "released files have about 5.6 GB (RAM) and 3.0 GB (RAM++). Delete it and fetch it again."
             )
         return _TorchSource(path)
     if head[8:9] == b"{":
@@ -289,7 +286,7 @@ def _plan(
     expected_rows = config.num_tags * config.descriptions_per_tag
     if rows != expected_rows:
         raise RAMFileError(
-            f"{file} has {rows} text embeddings, a {config.display_name} of this config {expected_rows}."
+            f"{file} has {rows} text embeddings; {config.display_name} of these sizes has {expected_rows}."
         )
 
     with torch.device("meta"):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import RAMConfig
-from .swin import SwinEncoder
+from .swin import SwinEncoder, run_block
 
 _LAYER_NORM_EPS = 1e-12
 INITIAL_REWEIGHT_SCALE = math.log(1 / 0.07)
@@ -56,7 +56,7 @@ class _CrossAttention(nn.Module):
         return mixed
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class _Intermediate(nn.Module):
@@ -89,10 +89,15 @@ class _DecoderLayers(nn.Module):
 
 
 class TaggingHead(nn.Module):
-    """Query decoder: one query per tag attends to the image tokens (cross-attention and MLP, no self-attention)."""
+    """Query decoder: one query per tag attends to the image tokens; there is no self-attention.
+
+    Attributes:
+        checkpointing: Recompute every layer in the backward pass instead of keeping its activations.
+    """
 
     def __init__(self, config: RAMConfig) -> None:
         super().__init__()
+        self.checkpointing = False
         self.encoder = _DecoderLayers(config)
 
     def forward(self, queries: Tensor, image_tokens: Tensor) -> Tensor:
@@ -106,15 +111,15 @@ class TaggingHead(nn.Module):
             ``(B, tags, decoder_dim)``.
         """
         for layer in self.encoder.layer:
-            queries = layer(queries, image_tokens)
+            queries = run_block(layer, queries, image_tokens, checkpointing=self.checkpointing)
         return queries
 
 
 class RAM(nn.Module):
     """RAM (arXiv 2306.03514) or RAM++ (arXiv 2310.15200), the part that tags images.
 
-    Parameter names are those of the released checkpoints, restricted to the tensors tagging needs; load a released
-    file with :func:`~semillie_core.ram.load_ram`, which picks them out.
+    Parameter names are those of the released checkpoints, restricted to the tensors tagging needs; load a
+    released file with :func:`~semillie_core.ram.load_ram`, which picks them out.
 
     Args:
         config: Sizes and variant.
@@ -139,6 +144,18 @@ class RAM(nn.Module):
         self.tagging_head = TaggingHead(config)
         self.fc = nn.Linear(config.decoder_dim, 1)
 
+    @property
+    def checkpointing(self) -> bool:
+        """Keep only block inputs for the backward pass and recompute the rest there.
+
+        Gradients stay equal; memory falls several times, time grows by about one forward pass.
+        """
+        return self.visual_encoder.checkpointing
+
+    @checkpointing.setter
+    def checkpointing(self, on: bool) -> None:
+        self.visual_encoder.checkpointing = self.tagging_head.checkpointing = on
+
     def image_embeds(self, image: Tensor) -> Tensor:
         """Projected image tokens.
 
@@ -154,8 +171,8 @@ class RAM(nn.Module):
     def queries(self, image_embeds: Tensor) -> Tensor:
         """Tag queries before the decoder.
 
-        RAM++ weighs each tag's descriptions by their similarity to the image (RAM++ §3.3); RAM's queries do not
-        depend on the image.
+        RAM++ weighs each tag's descriptions by their similarity to the image (RAM++ §3.3); RAM's queries do
+        not depend on the image.
 
         Args:
             image_embeds: ``(B, 1 + N, projection_dim)``.
@@ -170,7 +187,8 @@ class RAM(nn.Module):
         descriptions = self.label_embed.view(config.num_tags, config.descriptions_per_tag, -1)
         scores = self.reweight_scale.exp() * F.linear(anchor, self.label_embed)
         weights = scores.view(-1, config.num_tags, config.descriptions_per_tag).softmax(-1)
-        # As one small matrix product per tag; weighting a copy of every description would take 479 MB per image.
+        # As one small matrix product per tag; weighting a copy of every description would take 479 MB per
+        # image.
         mixed = torch.bmm(weights.transpose(0, 1), descriptions).transpose(0, 1)
         return F.relu(self.wordvec_proj(mixed))
 

@@ -1,4 +1,4 @@
-"""From photos to what an encoder sees: checks, channels, resizing, normalisation. Differentiable throughout."""
+"""From photos to what an encoder sees: checks, channels, resizing, normalisation; all differentiable."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def as_rgb(image: Tensor) -> Tensor:
     """
     if image.dim() != 4 or image.shape[1] not in (1, 3, 4):
         raise ValueError(
-            f"An image batch is (B, C, H, W) with 1, 3 or 4 channels, got {tuple(image.shape)}. ComfyUI images are "
-            "(B, H, W, C): use image.movedim(-1, 1)."
+            f"An image batch is (B, C, H, W) with 1, 3 or 4 channels, got {tuple(image.shape)}. ComfyUI "
+            "images are (B, H, W, C): use image.movedim(-1, 1)."
         )
     if not image.is_floating_point():
         raise ValueError(
@@ -40,9 +40,7 @@ def as_rgb(image: Tensor) -> Tensor:
     image = image[:, :3].float()
     low, high = (float(value) for value in torch.aminmax(image.detach()))
     if not (low > -float("inf") and high < float("inf")):
-        raise ValueError(
-            "The image contains NaN or infinite values; repair it first, e.g. torch.nan_to_num(image)."
-        )
+        raise ValueError("The image contains NaN or infinite values; repair it first (torch.nan_to_num).")
     if low < -1 or high > 4:
         raise ValueError(
             f"Image values span {low:g} to {high:g}; [0, 1] is expected. Divide 8-bit values by 255."

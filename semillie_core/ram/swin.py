@@ -1,9 +1,10 @@
-"""The Swin Transformer image encoder of RAM (arXiv 2103.14030), with the module names of the released checkpoints."""
+"""RAM's Swin Transformer image encoder (arXiv 2103.14030), with the released checkpoints' module names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +72,7 @@ class WindowAttention(nn.Module):
         Returns:
             ``(B, windows, N, C)``.
         """
-        batch, windows, length, dim = x.shape
+        batch, windows, length, _ = x.shape
         index = _relative_index(self.window, x.device)
         bias = self.relative_position_bias_table[index].view(length, length, self.heads).permute(2, 0, 1)
         bias = bias.unsqueeze(0) if mask is None else bias + mask.to(bias.dtype)
@@ -82,7 +83,8 @@ class WindowAttention(nn.Module):
             q.reshape(shape), k.reshape(shape), v.reshape(shape), attn_mask=bias
         )
         out = out.view(batch, windows, self.heads, length, -1).transpose(2, 3).reshape(x.shape)
-        return self.proj(out)
+        mixed: Tensor = self.proj(out)
+        return mixed
 
 
 class MLP(nn.Module):
@@ -95,7 +97,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., dim)`` to ``(..., dim)``."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
 
 
 class SwinBlock(nn.Module):
@@ -121,7 +124,8 @@ class SwinBlock(nn.Module):
         y = self.norm1(x).index_select(1, order).view(batch, -1, self.window**2, dim)
         y = self.attn(y, mask).view(batch, length, dim).index_select(1, inverse)
         x = x + y
-        return x + self.mlp(self.norm2(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
 
 
 class PatchMerging(nn.Module):
@@ -143,7 +147,8 @@ class PatchMerging(nn.Module):
             .permute(0, 1, 3, 4, 2, 5)
             .reshape(batch, half * half, 4 * dim)
         )
-        return self.reduction(self.norm(x))
+        merged: Tensor = self.reduction(self.norm(x))
+        return merged
 
 
 class PatchEmbed(nn.Module):
@@ -156,11 +161,15 @@ class PatchEmbed(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """``(B, 3, H, W)`` to ``(B, H W / patch^2, dim)``."""
-        return self.norm(self.proj(image).flatten(2).transpose(1, 2))
+        tokens: Tensor = self.norm(self.proj(image).flatten(2).transpose(1, 2))
+        return tokens
 
 
 class SwinStage(nn.Module):
     """Blocks at one resolution, then patch merging except after the last stage."""
+
+    blocks: nn.ModuleList
+    downsample: PatchMerging | None
 
     def __init__(self, config: RAMConfig, stage: int) -> None:
         super().__init__()
@@ -179,8 +188,7 @@ class SwinEncoder(nn.Module):
     """Swin Transformer returning the normalised tokens of the last stage, preceded by their mean.
 
     Attributes:
-        checkpointing: Recompute every block in the backward pass instead of keeping its activations. Gradients stay
-            equal; memory falls to about a fifth, time grows by about one forward pass.
+        checkpointing: Recompute every block in the backward pass instead of keeping its activations.
     """
 
     def __init__(self, config: RAMConfig) -> None:
@@ -209,12 +217,12 @@ class SwinEncoder(nn.Module):
         if image.dim() != 4 or image.shape[1:] != (3, size, size):
             raise ValueError(f"The encoder takes (B, 3, {size}, {size}) images, got {tuple(image.shape)}.")
         x = self.patch_embed(image)
-        for stage in self.layers:
+        for stage in cast("Iterable[SwinStage]", self.layers):
             for block in stage.blocks:
-                x = self._run(block, x)
+                x = run_block(block, x, checkpointing=self.checkpointing)
             yield x
             if stage.downsample is not None:
-                x = self._run(stage.downsample, x)
+                x = run_block(stage.downsample, x, checkpointing=self.checkpointing)
 
     def head(self, tokens: Tensor) -> Tensor:
         """Final norm; the mean token is put first: ``(B, N, C)`` to ``(B, 1 + N, C)``."""
@@ -222,13 +230,16 @@ class SwinEncoder(nn.Module):
         return torch.cat([tokens.mean(1, keepdim=True), tokens], 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """``(B, 3, image_size, image_size)``, ImageNet-normalised, to ``(B, 1 + N, vision_dim)``; token 0 is the mean."""
-        *_, tokens = self.stages(image)
-        return self.head(tokens)
+        """``(B, 3, image_size, image_size)`` to ``(B, 1 + N, vision_dim)``; token 0 is the others' mean."""
+        for tokens in self.stages(image):
+            last = tokens
+        return self.head(last)
 
-    def _run(self, module: nn.Module, x: Tensor) -> Tensor:
-        if self.checkpointing and x.requires_grad and torch.is_grad_enabled():
-            recomputed: Tensor = checkpoint(module, x, use_reentrant=False)
-            return recomputed
-        result: Tensor = module(x)
-        return result
+
+def run_block(block: nn.Module, *inputs: Tensor, checkpointing: bool) -> Tensor:
+    """Run a block, keeping only its inputs for the backward pass when ``checkpointing``."""
+    if checkpointing and torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+        recomputed: Tensor = checkpoint(block, *inputs, use_reentrant=False)
+        return recomputed
+    out: Tensor = block(*inputs)
+    return out

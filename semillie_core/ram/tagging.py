@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .descriptor import SemanticModel
-from .encoders import SemanticFeatures
 from .vocabulary import Vocabulary
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in total); may raise to interrupt."""
+_Seen = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,17 @@ class TagOptions:
     """
 
     threshold_mode: Literal["per_tag", "flat"] = "per_tag"
-    """``"per_tag"``: the vocabulary's own thresholds (RAM's were set by its authors); ``"flat"``: one for all."""
+    """``"per_tag"``: the vocabulary's own thresholds (RAM's authors set theirs); ``"flat"``: one for all."""
     threshold_offset: float = 0.0
-    """Added to every per-tag threshold, -1 to 1; negative finds more tags. Ten RAM tags have threshold 1.0, which means
-    never, whatever the offset."""
+    """Added to every per-tag threshold, -1 to 1; negative finds more tags. Ten RAM tags have threshold 1.0,
+    which means never, whatever the offset."""
     flat_threshold: float = 0.65
     """Probability a tag must exceed in flat mode, 0 to 1. RAM's paper uses 0.86, its demo mostly 0.65."""
     language: Literal["en", "zh", "both"] = "en"
     """Language of :attr:`TagResult.text`; ``"both"`` writes the English tags, then the Chinese ones."""
     exclude: str | tuple[str, ...] = ""
-    """Tags never to report: patterns separated by commas or line breaks, English or Chinese; case does not matter, ``_``
-    equals a blank, ``*`` and ``?`` are wildcards."""
+    """Tags never to report: patterns separated by commas or line breaks, English or Chinese; case does not
+    matter, ``_`` equals a blank, ``*`` and ``?`` are wildcards."""
     include: str | tuple[str, ...] = ""
     """If given, only tags matching these patterns are reported."""
     max_tags: int = 0
@@ -166,7 +166,8 @@ def tag_images(
 
     Args:
         model: From :func:`load_ram` or :func:`load_efficientnet_lite0`.
-        images: ``(B, C, H, W)`` in [0, 1] with C in {1, 3, 4}, or ``(C, H, W)`` tensors of any sizes, on any device.
+        images: ``(B, C, H, W)`` in [0, 1] with C in {1, 3, 4}, or ``(C, H, W)`` tensors of any sizes, on any
+            device.
         options: What to report; the default is the official thresholds, English, best first.
         batch_size: Images per forward pass; halved on its own when memory runs out.
         progress: Called after every pass.
@@ -175,16 +176,12 @@ def tag_images(
         One result per image, in order; an empty list for an empty batch.
 
     Raises:
-        ValueError: An image has a wrong shape, dtype or range or is not finite; or Chinese is asked of a model
-            without Chinese names.
+        ValueError: An image has a wrong shape, dtype or range or is not finite; or Chinese is asked of a
+            model without Chinese names.
     """
     options = options or TagOptions()
     chosen = _Chooser(model.vocabulary, options)
-    results: list[TagResult] = []
-    for features in _encode_all(model, images, batch_size, embedding=False, progress=progress):
-        assert features.logits is not None
-        results += [chosen.result(logits) for logits in features.logits]
-    return results
+    return [chosen.result(logits) for _, logits in _encode_all(model, images, batch_size, progress)]
 
 
 @torch.inference_mode()
@@ -205,8 +202,8 @@ def semantic_drift(
         before: Original images, as for :func:`tag_images`.
         after: Enhanced images, one per original; sizes may differ.
         options: Thresholds and the include and exclude lists; ``max_tags`` and ``sort`` do not apply.
-        margin: A tag found in one image counts as kept if its calibrated score in the other is at least 0.5 - margin:
-            a tag hovering around its threshold is no drift.
+        margin: A tag found in one image counts as kept if its calibrated score in the other is at least 0.5 -
+            margin: a tag hovering around its threshold is no drift.
         batch_size: Images per forward pass; halved on its own when memory runs out.
         progress: Called after every pass, counting both sets.
 
@@ -220,23 +217,9 @@ def semantic_drift(
         raise ValueError(f"Every image before needs one after, got {len(before)} and {len(after)}.")
     chosen = _Chooser(model.vocabulary, options or TagOptions())
     everything = [*before, *after]
-    embeddings: list[Tensor] = []
-    logits: list[Tensor] = []
-    for features in _encode_all(model, everything, batch_size, embedding=True, progress=progress):
-        assert features.embedding is not None and features.logits is not None
-        embeddings += features.embedding.float().unbind()
-        logits += features.logits.unbind()
-    pairs = len(before)
-    return [
-        _compare(
-            chosen,
-            logits[i],
-            logits[pairs + i],
-            float(F.cosine_similarity(embeddings[i], embeddings[pairs + i], dim=0)),
-            margin,
-        )
-        for i in range(pairs)
-    ]
+    seen = list(_encode_all(model, everything, batch_size, progress))
+    pairs = zip(seen[: len(before)], seen[len(before) :], strict=True)
+    return [_compare(chosen, first, second, margin) for first, second in pairs]
 
 
 class _Chooser:
@@ -292,11 +275,9 @@ class _Chooser:
         return f"{options.prefix}{text}{options.suffix}" if text else ""
 
 
-def _compare(
-    chosen: _Chooser, before: Tensor, after: Tensor, similarity: float, margin: float
-) -> DriftReport:
-    _, score_before, on_before = chosen.measure(before)
-    _, score_after, on_after = chosen.measure(after)
+def _compare(chosen: _Chooser, before: _Seen, after: _Seen, margin: float) -> DriftReport:
+    _, score_before, on_before = chosen.measure(before[1])
+    _, score_after, on_after = chosen.measure(after[1])
     near_before, near_after = (score >= 0.5 - margin for score in (score_before, score_after))
     kept = (on_before & (on_after | near_after)) | (on_after & near_before)
 
@@ -318,39 +299,32 @@ def _compare(
         kept=changes(kept, torch.maximum(score_before, score_after)),
         lost=changes(on_before & ~kept, score_before),
         gained=changes(on_after & ~kept, score_after),
-        similarity=similarity,
+        similarity=float(F.cosine_similarity(before[0].float(), after[0].float(), dim=0)),
         overlap=int(kept.sum()) / seen if seen else 1.0,
     )
 
 
 def _encode_all(
-    model: SemanticModel,
-    images: Tensor | Sequence[Tensor],
-    batch_size: int,
-    *,
-    embedding: bool,
-    progress: Progress | None,
-) -> Iterable[SemanticFeatures]:
-    """Encode in micro-batches, halving them when memory runs out."""
+    model: SemanticModel, images: Tensor | Sequence[Tensor], batch_size: int, progress: Progress | None
+) -> Iterator[_Seen]:
+    """Yield every image's embedding and logits, encoding in micro-batches that halve when memory runs out."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     if isinstance(images, Tensor) and images.dim() != 4:
         raise ValueError(f"An image batch is (B, C, H, W), got {tuple(images.shape)}.")
-    done, total = 0, len(images)
+    encoder, done, total = model.encoder, 0, len(images)
     while done < total:
         chunk = images[done : done + batch_size]
         try:
-            # Each photo is shrunk where it is, so that sizes may differ and little is moved to the model's device.
-            views = torch.cat([model.encoder.tagging_view(image.unsqueeze(0)) for image in chunk])
-            features = model.encoder.encode(
-                views.to(model.device), maps=False, embedding=embedding, logits=True
-            )
-        except torch.OutOfMemoryError:
+            # Each photo is shrunk where it is: sizes may differ, and little is moved to the model's device.
+            views = torch.cat([encoder.tagging_view(image.unsqueeze(0)) for image in chunk])
+            seen = encoder.encode(views.to(model.device), maps=False, logits=True)
+        except torch.cuda.OutOfMemoryError:
             if batch_size == 1:
                 raise
             batch_size = math.ceil(batch_size / 2)
             continue
-        yield features
+        yield from zip(cast(Tensor, seen.embedding), cast(Tensor, seen.logits), strict=True)
         done += len(chunk)
         if progress is not None:
             progress(done, total)

@@ -34,8 +34,8 @@ class Vocabulary:
         sizes = {len(self.english), len(self.thresholds), len(self.chinese or self.english)}
         if len(sizes) != 1:
             raise ValueError(
-                f"A vocabulary needs as many thresholds and Chinese names as English ones, got "
-                f"{len(self.english)} English, {len(self.thresholds)} thresholds, {len(self.chinese)} Chinese."
+                "A vocabulary needs as many thresholds and Chinese names as English ones, got "
+                f"{len(self.english)} English, {len(self.thresholds)} thresholds, {len(self.chinese)} Chinese"
             )
 
     def __len__(self) -> int:
