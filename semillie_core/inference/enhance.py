@@ -103,7 +103,10 @@ def enhance(
             while True:
                 try:
                     enhanced = _enhance_frames(
-                        network, colour.to(parameter.device, parameter.dtype), edge, report
+                        network,
+                        colour.to(parameter.device, parameter.dtype),
+                        edge,
+                        partial(report, index, edge),
                     )
                     break
                 except Exception as error:

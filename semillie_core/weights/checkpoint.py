@@ -2,7 +2,8 @@
 
 Two formats are read. Ours is safetensors with string metadata (:data:`FORMAT`, the network's config, provenance).
 The released code's is a ``torch.save`` dictionary ``{"arch", "epoch", "state_dict", "optimizer_dict"}`` whose keys
-carry a ``module.`` prefix; it, and bare state dictionaries, are read with ``weights_only=True``, so no file can run code.
+carry a ``module.`` prefix; it, and bare state dictionaries, are read with ``weights_only=True``, so no file can
+run code.
 """
 
 from __future__ import annotations
