@@ -11,15 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 
-from torch import Tensor
-
-from semillie_core.data import DataError, find_pairs
+from semillie_core.data import find_pairs
 from semillie_core.inference import enhance
 from semillie_core.metrics import LPIPSAlex
-from semillie_core.metrics.evaluation import EvaluationError, evaluate
+from semillie_core.metrics.evaluation import evaluate
 from semillie_core.weights import CheckpointError, load_model
 
 
@@ -30,14 +27,14 @@ def main(arguments: list[str] | None = None) -> int:
         model = load_model(options.model).to(device=options.device)
         pairs = find_pairs(*options.pairs)
         result = evaluate(
-            lambda image: _enhanced(model, image, options.tile),
+            lambda image: enhance(model, image, tile=options.tile).image,
             pairs,
             lpips=_lpips(),
             training_manifest=options.training_manifest,
             allow_seen=options.allow_seen,
             on_image=lambda done, total: print(f"\r{done}/{total}", end="", file=sys.stderr, flush=True),
         )
-    except (CheckpointError, DataError, EvaluationError) as error:
+    except (CheckpointError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(file=sys.stderr)
@@ -90,10 +87,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _enhanced(model: object, image: Tensor, tile: int | None) -> Tensor:
-    return enhance(model, image, tile=tile).image
-
-
 def _lpips() -> LPIPSAlex | None:
     try:
         return LPIPSAlex.pretrained()
@@ -104,9 +97,9 @@ def _lpips() -> LPIPSAlex | None:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-        file.write(text)
-    Path(file.name).replace(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,56 @@
+"""``python -m training_scripts.evaluate`` from files to table and JSON."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from semillie_core.data import read_rgb
+from semillie_core.inference import enhance
+from semillie_core.metrics import psnr
+from semillie_core.network import SemiLLIE, SemiLLIEConfig
+from semillie_core.weights import load_model, save_model
+from training_scripts.evaluate import main
+
+
+@pytest.fixture
+def files(tmp_path):
+    save_model(tmp_path / "tiny.safetensors", SemiLLIE(SemiLLIEConfig(embed_dim=32, depths=(1,), d_state=2)))
+    random = np.random.default_rng(0)
+    for folder in ("low", "high"):
+        (tmp_path / folder).mkdir()
+    for name in ("a", "b"):
+        high = random.integers(30, 220, (96, 192, 3), dtype=np.uint8)
+        Image.fromarray(high).save(tmp_path / "high" / f"{name}.png")
+        Image.fromarray(high // 5).save(tmp_path / "low" / f"{name}.png")
+    return tmp_path
+
+
+def run(files, *more):
+    pairs = ["--pairs", str(files / "low"), str(files / "high")]
+    return main(["--model", str(files / "tiny.safetensors"), *pairs, *more])
+
+
+def test_table_and_json_hold_the_scores_of_the_model(files, capsys):
+    assert run(files, "--json", str(files / "new" / "scores.json")) == 0
+    values = json.loads((files / "new" / "scores.json").read_text(encoding="utf-8"))
+    low, high = (read_rgb(files / side / "b.png").unsqueeze(0).float() / 255 for side in ("low", "high"))
+    with torch.no_grad():
+        expected = psnr(enhance(load_model(files / "tiny.safetensors"), low).image, high).item()
+    assert values["images"]["b"]["psnr"] == pytest.approx(expected, abs=1e-4)
+    assert values["model"] == "tiny" and values["count"] == 2
+    assert f"**{values['means']['psnr']['mean']:.2f}**" in capsys.readouterr().out
+    assert [path.name for path in (files / "new").iterdir()] == ["scores.json"]
+
+
+def test_mistakes_are_one_line(files, capsys):
+    assert run(files, "--tile", "7") == 1
+    assert main(["--model", "nonsense", "--pairs", str(files / "low"), str(files / "high")]) == 1
+    assert run(files, "--pairs", str(files / "low"), str(files / "nowhere")) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3
+    assert "nonsense" in errors[1] and "nowhere" in errors[2]
