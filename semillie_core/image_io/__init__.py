@@ -1,5 +1,10 @@
-"""Photo files: pixels with their depth, orientation, colour profile, alpha and metadata."""
+"""Photo files on disk: PNG, JPEG, WebP and TIFF with their depth, orientation, profile, metadata and alpha.
 
-from .photos import PHOTO_SUFFIXES, Photo, PhotoError, read_photo, write_photo
+Reading and writing need pyvips, which the extra ``cli`` installs; importing this room does not.
+"""
 
-__all__ = ["PHOTO_SUFFIXES", "Photo", "PhotoError", "read_photo", "write_photo"]
+from .photo import Photo, PhotoError
+from .reading import read_photo
+from .writing import PHOTO_SUFFIXES, write_atomically, write_photo
+
+__all__ = ["PHOTO_SUFFIXES", "Photo", "PhotoError", "read_photo", "write_atomically", "write_photo"]

@@ -1,0 +1,45 @@
+"""The ``semillie`` command.
+
+Each subcommand is a module with ``add_parser(subparsers)``, which sets the default ``run``, and
+``run(args) -> int``, the exit status: 0, 1 if some of the work failed, 2 if the call cannot be carried out. Heavy
+imports stay inside ``run``, so that help and usage errors are instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from . import demo, doctor, enhance, models, tag
+from ._errors import UsageError
+
+COMMANDS = (enhance, demo, tag, models, doctor)
+"""Modules of the subcommands, in the order of ``semillie --help``."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Without the program's name; those of the process by default.
+
+    Returns:
+        The exit status: 130 after Ctrl-C, otherwise the subcommand's.
+    """
+    parser = argparse.ArgumentParser(prog="semillie", description="Brighten dark photos with Semi-LLIE.")
+    parser.add_argument("--version", action="version", version=f"semillie {__version__}")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    args = parser.parse_args(arguments)
+    try:
+        status: int = args.run(args)
+    except UsageError as error:
+        print(f"semillie: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nsemillie: stopped.", file=sys.stderr)
+        return 130
+    return status

@@ -1,0 +1,31 @@
+"""What a photo file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+class PhotoError(ValueError):
+    """A photo cannot be read or written; the message names the file, what is wrong and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A decoded photo, upright, with what is needed to write another one like it."""
+
+    pixels: Tensor = field(repr=False)
+    """``(C, H, W)`` float32 in [0, 1]. C is 3 (RGB) or 4 (RGB and alpha); greyscale is expanded to three equal
+    channels. Values are the file's own, in the colour space of its profile (sRGB without one)."""
+    format: str
+    """``"png"``, ``"jpeg"``, ``"webp"`` or ``"tiff"``, from the content of the file."""
+    bit_depth: int = 8
+    """Bits per channel, 8 or 16."""
+    is_grey: bool = False
+    """Whether the file holds one colour channel."""
+    metadata: Mapping[str, bytes | str] = field(default_factory=dict, repr=False)
+    """ICC profile, EXIF, XMP, IPTC and PNG comments under libvips' field names."""
+    resolution: tuple[float, float] = (1.0, 1.0)
+    """Horizontal and vertical resolution in pixels per millimetre."""

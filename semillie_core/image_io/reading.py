@@ -1,0 +1,130 @@
+"""Reading photo files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ._vips import load_vips, reason
+from .photo import Photo, PhotoError
+
+_LOADERS = {
+    "jpeg": "jpegload_buffer",
+    "png": "pngload_buffer",
+    "webp": "webpload_buffer",
+    "tiff": "tiffload_buffer",
+}
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_DEPTHS = {"uchar": 8, "ushort": 16}
+_COLOUR_SPACES = ("srgb", "rgb", "rgb16", "b-w", "grey16")
+# EXIF's IFD 1 describes the embedded thumbnail, which would go on showing the dark photo.
+_METADATA = re.compile(r"(icc-profile|xmp|iptc|exif)-data|exif-ifd[^1].*|png-comment-.*")
+_XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>)\s*)[2-8]""")
+
+
+def read_photo(path: str | Path) -> Photo:
+    """Read a PNG, JPEG, WebP or TIFF file; the content decides which, not the name.
+
+    EXIF orientation is applied, so that the pixels are upright. An ICC profile is kept as it is and the pixel values
+    with it: a photo in Display P3 or Adobe RGB is processed in its own values and keeps its profile. Only CMYK is
+    converted, to sRGB through its embedded profile, or a generic one without.
+
+    Args:
+        path: The file.
+
+    Raises:
+        PhotoError: The file is missing, truncated, damaged, not a photo of a supported format, or holds several
+            pictures, an unsupported number of channels, or samples of another type than 8 or 16-bit integers.
+    """
+    path = Path(path)
+    vips = load_vips()
+    data = _content(path)
+    file_format = _sniff(data)
+    if file_format is None:
+        raise PhotoError(f"{path} is not a PNG, JPEG, WebP or TIFF file. Convert it to one of these first.")
+    try:
+        image = vips.Operation.call(_LOADERS[file_format], data, fail_on="error")
+        _check_structure(path, image)
+        image = image.autorot()
+        bit_depth = _DEPTHS[image.format]
+        if image.interpretation == "cmyk":
+            image = image.icc_transform("srgb", embedded=True, input_profile="cmyk", depth=bit_depth)
+        has_alpha = image.hasalpha()
+        colours = image.bands - has_alpha
+        if colours not in (1, 3):
+            raise PhotoError(f"{path} has {image.bands} channels. Save it as a grey or RGB photo first.")
+        array = image.numpy()
+    except vips.Error as error:
+        raise PhotoError(
+            f"{path} is a truncated or damaged {file_format.upper()} file ({reason(error)}). "
+            "Copy it again from its source."
+        ) from error
+    planes = (
+        torch.from_numpy(array.astype(np.float32))
+        .reshape(image.height, image.width, image.bands)
+        .movedim(-1, 0)
+    )
+    planes = planes / (2**bit_depth - 1)
+    if colours == 1:
+        planes = torch.cat([planes[:1].expand(3, -1, -1), planes[1:]])
+    return Photo(
+        planes.contiguous(),
+        file_format,
+        bit_depth,
+        is_grey=colours == 1,
+        metadata=_metadata(image),
+        resolution=(image.xres, image.yres),
+    )
+
+
+def _content(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise PhotoError(f"{path} does not exist. Check the spelling.") from error
+    except IsADirectoryError as error:
+        raise PhotoError(f"{path} is a folder. Name a photo file.") from error
+    except OSError as error:
+        raise PhotoError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if not data:
+        raise PhotoError(f"{path} is empty. Copy it again from its source.")
+    return data
+
+
+def _sniff(data: bytes) -> str | None:
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data[:4] in _TIFF_SIGNATURES:
+        return "tiff"
+    return None
+
+
+def _check_structure(path: Path, image: Any) -> None:
+    pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
+    if pages > 1:
+        raise PhotoError(f"{path} holds {pages} pictures. Save each as a file of its own first.")
+    if image.format not in _DEPTHS:
+        raise PhotoError(
+            f"{path} has samples of type {image.format}. Save it with 8 or 16 bits per channel first."
+        )
+    if image.interpretation not in (*_COLOUR_SPACES, "cmyk"):
+        raise PhotoError(f"{path} is in the colour space {image.interpretation}. Save it as RGB first.")
+
+
+def _metadata(image: Any) -> dict[str, bytes | str]:
+    metadata: dict[str, bytes | str] = {
+        name: image.get(name) for name in image.get_fields() if _METADATA.fullmatch(name)
+    }
+    xmp = metadata.get("xmp-data")
+    if isinstance(xmp, bytes):
+        # Some programs believe XMP rather than EXIF, and would turn the upright photo once more.
+        metadata["xmp-data"] = _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
+    return metadata

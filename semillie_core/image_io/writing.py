@@ -1,0 +1,120 @@
+"""Writing photo files."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..inference.controls import luma
+from ._vips import load_vips, reason
+from .photo import Photo, PhotoError
+
+PHOTO_SUFFIXES = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+}
+"""File name endings, in lower case, and the format each stands for."""
+
+_DEEP_FORMATS = ("png", "tiff")
+
+
+def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, quality: int = 95) -> None:
+    """Write a photo, as a whole or not at all.
+
+    The ending of the name decides the format. Values are rounded to the nearest step. PNG and TIFF keep 16 bits and
+    are lossless; JPEG and WebP have 8. JPEG has no alpha: the photo is put on white.
+
+    Args:
+        path: File to write; replaced if it exists.
+        pixels: ``(C, H, W)`` in [0, 1]; C is 3 or 4 (alpha last). Values outside are clamped.
+        like: Photo whose depth, greyness, profile, resolution and metadata the file gets. Without one it has 8 bits
+            and no metadata.
+        quality: Of JPEG and WebP, 1 to 100; a WebP of quality 100 is lossless.
+
+    Raises:
+        PhotoError: The ending is none of :data:`PHOTO_SUFFIXES`, or the file cannot be written.
+        ValueError: ``pixels`` or ``quality`` is out of range.
+    """
+    path = Path(path)
+    vips = load_vips()
+    file_format = PHOTO_SUFFIXES.get(path.suffix.lower())
+    if file_format is None:
+        raise PhotoError(
+            f"{path} should end in one of {', '.join(PHOTO_SUFFIXES)}: the ending decides the format."
+        )
+    if pixels.dim() != 3 or pixels.shape[0] not in (3, 4) or pixels.numel() == 0:
+        raise ValueError(f"pixels must be (3 or 4, H, W), got {tuple(pixels.shape)}.")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"quality must be between 1 and 100, got {quality}.")
+
+    bit_depth = like.bit_depth if like is not None and file_format in _DEEP_FORMATS else 8
+    planes = pixels.detach().float().cpu().clamp(0, 1)
+    if file_format == "jpeg" and planes.shape[0] == 4:
+        planes = planes[:3] * planes[3:] + (1 - planes[3:])
+    if like is not None and like.is_grey:
+        planes = torch.cat([luma(planes[None, :3])[0], planes[3:]])
+    image = _to_vips(vips, planes, bit_depth)
+    if like is not None:
+        image = image.copy(xres=like.resolution[0], yres=like.resolution[1])
+        for name, value in like.metadata.items():
+            gtype = vips.GValue.blob_type if isinstance(value, bytes) else vips.GValue.gstr_type
+            image.set_type(gtype, name, value)
+    try:
+        encoded = _encode(image, file_format, quality)
+    except vips.Error as error:
+        raise PhotoError(f"{path} cannot be encoded as {file_format.upper()}: {reason(error)}.") from error
+    write_atomically(path, encoded)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is there as a whole or not at all, whatever interrupts the program.
+
+    Raises:
+        PhotoError: The folder is missing or cannot be written to.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(4)}.tmp{path.suffix}")
+    try:
+        try:
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise PhotoError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _to_vips(vips: Any, planes: Tensor, bit_depth: int) -> Any:
+    bands, height, width = planes.shape
+    levels = (planes * (2**bit_depth - 1)).round().movedim(0, -1).numpy()
+    array = np.ascontiguousarray(levels, dtype=np.uint8 if bit_depth == 8 else np.uint16)
+    kinds = ("b-w", "srgb") if bit_depth == 8 else ("grey16", "rgb16")
+    image = vips.Image.new_from_memory(
+        array.tobytes(), width, height, bands, "uchar" if bit_depth == 8 else "ushort"
+    )
+    return image.copy(interpretation=kinds[bands >= 3])
+
+
+def _encode(image: Any, file_format: str, quality: int) -> bytes:
+    if file_format == "jpeg":
+        encoded = image.jpegsave_buffer(Q=quality, optimize_coding=True)
+    elif file_format == "webp":
+        encoded = image.webpsave_buffer(Q=quality, lossless=quality == 100, exact=True)
+    elif file_format == "png":
+        encoded = image.pngsave_buffer(compression=6, filter="all")
+    else:
+        encoded = image.tiffsave_buffer(compression="deflate", predictor="horizontal")
+    return bytes(encoded)
