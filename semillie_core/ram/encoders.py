@@ -73,9 +73,10 @@ class RAMEncoder(nn.Module):
 
     def __init__(self, network: RAM, *, official_compat: bool = False) -> None:
         super().__init__()
-        self.network = network.requires_grad_(False).eval()
+        self.network = network
         self.official_compat = official_compat
         self.name = network.config.display_name
+        self.requires_grad_(False).eval()
 
     def tagging_view(self, image: Tensor) -> Tensor:
         """The whole picture squeezed to a square; see :class:`SemanticEncoder`."""
@@ -128,7 +129,8 @@ class EfficientNetLite0Encoder(nn.Module):
 
     def __init__(self, network: EfficientNetLite0) -> None:
         super().__init__()
-        self.network = network.requires_grad_(False).eval()
+        self.network = network
+        self.requires_grad_(False).eval()
 
     def tagging_view(self, image: Tensor) -> Tensor:
         """The central square, 7/8 of the short side, resized bicubically to 224 pixels."""

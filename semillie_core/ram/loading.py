@@ -107,7 +107,7 @@ def load_ram(
     path = Path(path)
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"RAM computes in float32, bfloat16 or float16, got {dtype}.")
-    options = (config, expect, vocabulary, device, dtype)
+    options = (path, config, expect, vocabulary, device, dtype)
     if not cache or not path.is_file() or path.suffix.lower() == ".safetensors":
         return _build(_open(path), *options)
 
@@ -361,6 +361,7 @@ def _converted(
 
 def _build(
     source: _Source,
+    path: Path,
     config: RAMConfig | None,
     expect: Variant | None,
     vocabulary: Vocabulary | None,
@@ -377,13 +378,12 @@ def _build(
     if config.variant == "ram_plus" and "reweight_scale" not in state:
         state["reweight_scale"] = torch.tensor(INITIAL_REWEIGHT_SCALE, dtype=dtype, device=device)
     network.load_state_dict(state, assign=True)
-    name = source.path.name
     return SemanticModel(
         encoder=RAMEncoder(network),
-        name=source.path.stem,
+        name=path.stem,
         architecture=config.display_name,
         vocabulary=vocabulary,
-        provenance={"file": name, "license": "Apache-2.0 (recognize-anything)"},
+        provenance={"file": path.name, "license": "Apache-2.0 (recognize-anything)"},
     )
 
 
