@@ -3,8 +3,10 @@
 Reading and writing need pyvips, which the extra ``cli`` installs; importing this room does not.
 """
 
-from .photo import Photo, PhotoError
+from ._vips import load_vips
+from .comparison import side_by_side
+from .photo import PHOTO_SUFFIXES, Photo, PhotoError
 from .reading import read_photo
-from .writing import PHOTO_SUFFIXES, write_atomically, write_photo
+from .writing import write_photo
 
-__all__ = ["PHOTO_SUFFIXES", "Photo", "PhotoError", "read_photo", "write_atomically", "write_photo"]
+__all__ = ["PHOTO_SUFFIXES", "Photo", "PhotoError", "load_vips", "read_photo", "side_by_side", "write_photo"]

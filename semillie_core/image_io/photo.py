@@ -7,6 +7,16 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+PHOTO_SUFFIXES = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+}
+"""File name endings, in lower case, and the format each stands for."""
+
 
 class PhotoError(ValueError):
     """A photo cannot be read or written; the message names the file, what is wrong and what to do."""

@@ -13,17 +13,7 @@ from torch import Tensor
 
 from ..inference.controls import luma
 from ._vips import load_vips, reason
-from .photo import Photo, PhotoError
-
-PHOTO_SUFFIXES = {
-    ".png": "png",
-    ".jpg": "jpeg",
-    ".jpeg": "jpeg",
-    ".webp": "webp",
-    ".tif": "tiff",
-    ".tiff": "tiff",
-}
-"""File name endings, in lower case, and the format each stands for."""
+from .photo import PHOTO_SUFFIXES, Photo, PhotoError
 
 _DEEP_FORMATS = ("png", "tiff")
 
@@ -42,7 +32,7 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
         quality: Of JPEG and WebP, 1 to 100; a WebP of quality 100 is lossless.
 
     Raises:
-        PhotoError: The ending is none of :data:`PHOTO_SUFFIXES`, or the file cannot be written.
+        PhotoError: The ending is none of :data:`.photo.PHOTO_SUFFIXES`, or the file cannot be written.
         ValueError: ``pixels`` or ``quality`` is out of range.
     """
     path = Path(path)
@@ -73,10 +63,10 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
         encoded = _encode(image, file_format, quality)
     except vips.Error as error:
         raise PhotoError(f"{path} cannot be encoded as {file_format.upper()}: {reason(error)}.") from error
-    write_atomically(path, encoded)
+    _write_atomically(path, encoded)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def _write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it is there as a whole or not at all, whatever interrupts the program.
 
     Raises:

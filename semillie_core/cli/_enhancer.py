@@ -1,0 +1,160 @@
+"""What the commands that enhance photos share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ._errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..inference import EnhanceControls
+    from ..weights import SemiLLIEModel
+
+AUTO, OFF = "auto", "off"
+_MEMORY_SHARE = 0.8
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that :func:`make_enhancer` reads."""
+    group = parser.add_argument_group("network and machine")
+    group.add_argument(
+        "--model",
+        metavar="NAME_OR_FILE",
+        help="a bundled model (see: semillie models) or a checkpoint file (default: the best bundled model)",
+    )
+    group.add_argument(
+        "--device",
+        choices=(AUTO, "cpu", "cuda", "mps"),
+        default=AUTO,
+        help="auto: an NVIDIA GPU, else an Apple GPU, else the CPU (default: auto)",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=(AUTO, "float32", "bfloat16", "float16"),
+        default=AUTO,
+        help="precision of the network. auto: float32, which gives the same photo everywhere; the others save memory "
+        "on a GPU (default: auto)",
+    )
+    group.add_argument(
+        "--tile",
+        type=_tile,
+        default=AUTO,
+        metavar="auto|off|PX",
+        help="work on square parts of PX pixels to save memory. auto: only if the whole photo would not fit. "
+        "off: never (default: auto)",
+    )
+
+
+@dataclass(frozen=True)
+class Enhancer:
+    """A model on a device, ready for photos."""
+
+    model: SemiLLIEModel
+    controls: EnhanceControls
+    tile: str | int
+    """``"auto"``, ``"off"`` or an edge in pixels."""
+
+    def __call__(self, pixels: Tensor, progress: Callable[[float], None]) -> Tensor:
+        """Enhance a photo.
+
+        Args:
+            pixels: ``(C, H, W)`` in [0, 1].
+            progress: Called with the fraction that is done.
+
+        Returns:
+            Same shape.
+        """
+        from ..inference import enhance
+        from ..inference.memory import free_memory, pick_tile
+
+        edge = self.tile if isinstance(self.tile, int) else None
+        if self.tile == AUTO:
+            free = int(_MEMORY_SHARE * free_memory(self.model.device))
+            edge = pick_tile(self.model.config, pixels.shape[1], pixels.shape[2], free)
+        return enhance(
+            self.model,
+            pixels[None],
+            controls=self.controls,
+            tile=edge,
+            progress=lambda done, total, _: progress(done / total),
+        ).image[0]
+
+    def describe(self) -> str:
+        """The model and the device, for people."""
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return f"{self.model.name} ({self.model.parameter_count:,} parameters) on {self.model.device.type} in {dtype}"
+
+
+def make_enhancer(args: argparse.Namespace, controls: EnhanceControls | None = None) -> Enhancer:
+    """Load the model that the arguments ask for.
+
+    Raises:
+        UsageError: pyvips is missing, there is no such model or device, or the model does not support the dtype.
+    """
+    import torch
+
+    from ..image_io import PhotoError, load_vips
+    from ..inference import EnhanceControls
+    from ..weights import CheckpointError, bundled_models, load_model
+
+    try:
+        load_vips()
+        name = args.model or next(iter(bundled_models()), None)
+        if name is None:
+            raise UsageError("No model ships with this copy of Semi-LLIE: name a checkpoint with --model.")
+        dtype = torch.float32 if args.dtype == AUTO else getattr(torch, args.dtype)
+        model = load_model(name).to(pick_device(args.device), dtype)
+    except (PhotoError, CheckpointError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    return Enhancer(model, controls or EnhanceControls(), args.tile)
+
+
+def explain(photo: Path, error: Exception) -> str:
+    """Say why a photo could not be enhanced, if that is the photo's or the machine's doing.
+
+    Raises:
+        Exception: The error, if it is neither.
+    """
+    from ..image_io import PhotoError
+    from ..inference.enhance import is_out_of_memory
+
+    if isinstance(error, PhotoError):
+        return str(error)
+    if isinstance(error, MemoryError) or is_out_of_memory(error):
+        return f"{photo} needs more memory than there is. Try --tile 256."
+    if isinstance(error, OSError):
+        return f"{photo}: {error}"
+    raise error
+
+
+def pick_device(name: str) -> str:
+    """A device that is there.
+
+    Raises:
+        UsageError: The named one is not.
+    """
+    import torch
+
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == AUTO:
+        return next(device for device, there in present.items() if there)
+    if not present[name]:
+        raise UsageError(
+            f"PyTorch {torch.__version__} finds no {name} device here: use --device cpu or auto."
+        )
+    return name
+
+
+def _tile(value: str) -> str | int:
+    if value in (AUTO, OFF):
+        return value
+    # 128 is inference.enhance.MINIMUM_TILE, which cannot be imported before the arguments are known.
+    if not value.isdigit() or int(value) < 128:
+        raise argparse.ArgumentTypeError(f"{value!r} is neither auto, off nor a number of at least 128")
+    return int(value)

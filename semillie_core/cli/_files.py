@@ -1,0 +1,187 @@
+"""Which photos a command line names, and where their results go."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ._errors import UsageError
+
+SUFFIX_OF_FORMAT = {
+    "png": ".png",
+    "jpeg": ".jpg",
+    "jpg": ".jpg",
+    "webp": ".webp",
+    "tiff": ".tif",
+    "tif": ".tif",
+}
+"""Values of ``--format`` and the ending each gives a file."""
+
+_MARK, _COMPARISON = "_enhanced", "_compare"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A photo to work on."""
+
+    path: Path
+    """The file."""
+    place: Path
+    """Where it was found, relative to the argument that named it: its path inside a folder, or its bare name."""
+    folder: Path | None = None
+    """The folder argument it was found in."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A photo and the files made from it."""
+
+    source: Path
+    """The photo."""
+    target: Path
+    """The enhanced photo."""
+    comparison: Path | None = None
+    """The picture of before and after."""
+
+    @property
+    def results(self) -> list[Path]:
+        """The files to write."""
+        return [self.target] if self.comparison is None else [self.target, self.comparison]
+
+
+def find_photos(
+    arguments: Sequence[str], recursive: bool = False, leave_out: Path | None = None
+) -> tuple[list[Found], list[str]]:
+    """Resolve files, folders and glob patterns, each photo once and in a fixed order.
+
+    Args:
+        arguments: What the user named. Patterns work where the shell does not expand them, too.
+        recursive: Look into the folders inside folders.
+        leave_out: Folder of results, not to be searched when it lies inside a searched one.
+
+    Returns:
+        The photos, and a message for each argument that names none.
+    """
+    found: list[Found] = []
+    problems: list[str] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            in_folder = _in_folder(path, recursive, leave_out)
+            if not in_folder:
+                hint = "" if recursive else " Add --recursive to look into the folders inside it."
+                problems.append(f"{path} holds no PNG, JPEG, WebP or TIFF file.{hint}")
+            found += in_folder
+        elif path.exists():
+            found.append(Found(path, Path(path.name)))
+        elif glob.has_magic(argument):
+            matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207
+            matches = [match for match in matches if match.is_file() and _is_photo(match)]
+            if not matches:
+                problems.append(f"{argument} matches no PNG, JPEG, WebP or TIFF file.")
+            found += [Found(match, Path(match.name)) for match in matches]
+        else:
+            problems.append(f"{path} does not exist. Check the spelling.")
+    unique: dict[Path, Found] = {}
+    for photo in found:
+        unique.setdefault(photo.path.resolve(), photo)
+    return _without_earlier_results(list(unique.values())), problems
+
+
+def plan_jobs(
+    photos: Sequence[Found], output: Path | None, file_format: str | None = None, compare: bool = False
+) -> list[Job]:
+    """Give every photo result files of its own that are none of the photos.
+
+    Without ``output``, results go beside single photos as ``NAME_enhanced`` and for a folder into ``FOLDER_enhanced``
+    beside it. An ``output`` that ends like a photo and is not a folder is a file, otherwise a folder that mirrors the
+    searched ones. Where names coincide, the later ones are numbered.
+
+    Args:
+        photos: From :func:`find_photos`.
+        output: What the user named.
+        file_format: Key of :data:`SUFFIX_OF_FORMAT`; ``None`` keeps each photo's.
+        compare: Plan a picture ``RESULT_compare.jpg`` of before and after, too.
+
+    Raises:
+        UsageError: One output file for several photos, over a photo, or against ``file_format``.
+    """
+    if output is not None and _is_photo(output) and not output.is_dir():
+        return _single_job(photos, output, file_format, compare)
+    inputs = {_key(photo.path) for photo in photos}
+    taken = set(inputs)
+    jobs = []
+    for photo in photos:
+        target = _preferred_target(photo, output, file_format)
+        if _key(target) in inputs:
+            target = target.with_stem(target.stem + _MARK)
+        stem, number = target.stem, 1
+        while not taken.isdisjoint(map(_key, (job := _job(photo.path, target, compare)).results)):
+            number += 1
+            target = target.with_stem(f"{stem}-{number}")
+        taken.update(map(_key, job.results))
+        jobs.append(job)
+    return jobs
+
+
+def _job(source: Path, target: Path, compare: bool) -> Job:
+    return Job(source, target, target.with_name(f"{target.stem}{_COMPARISON}.jpg") if compare else None)
+
+
+def _preferred_target(photo: Found, output: Path | None, file_format: str | None) -> Path:
+    place = photo.place if file_format is None else photo.place.with_suffix(SUFFIX_OF_FORMAT[file_format])
+    if output is not None:
+        return output / place
+    if photo.folder is not None:
+        folder = photo.folder.resolve()
+        return folder.with_name(folder.name + _MARK) / place
+    return photo.path.with_name(place.stem + _MARK + place.suffix)
+
+
+def _single_job(photos: Sequence[Found], output: Path, file_format: str | None, compare: bool) -> list[Job]:
+    if len(photos) > 1:
+        raise UsageError(f"--output {output} is one file, but there are {len(photos)} photos: name a folder.")
+    if (
+        file_format is not None
+        and SUFFIX_OF_FORMAT[file_format] != SUFFIX_OF_FORMAT[output.suffix.lower()[1:]]
+    ):
+        raise UsageError(f"--output {output} and --format {file_format} contradict each other: drop one.")
+    jobs = [_job(photo.path, output, compare) for photo in photos]
+    for job in jobs:
+        if _key(job.source) in map(_key, job.results):
+            raise UsageError(
+                f"--output {output} would overwrite {job.source}, the photo itself: choose another name."
+            )
+    return jobs
+
+
+def _is_photo(path: Path) -> bool:
+    # A leading dot hides a file, and on macOS marks resource forks such as ._photo.jpg.
+    return path.suffix.lower()[1:] in SUFFIX_OF_FORMAT and not path.name.startswith(".")
+
+
+def _in_folder(folder: Path, recursive: bool, leave_out: Path | None) -> list[Found]:
+    paths = sorted(
+        path for path in folder.glob("**/*" if recursive else "*") if _is_photo(path) and path.is_file()
+    )
+    if leave_out is not None and leave_out.resolve() != folder.resolve():
+        paths = [path for path in paths if leave_out.resolve() not in path.resolve().parents]
+    return [Found(path, path.relative_to(folder), folder) for path in paths]
+
+
+def _without_earlier_results(photos: list[Found]) -> list[Found]:
+    """Drop ``NAME_enhanced`` beside ``NAME``, and its comparison: results of an earlier call with the same pattern."""
+    sources = {photo.path.with_suffix("") for photo in photos}
+
+    def is_result(path: Path) -> bool:
+        stem = path.stem.removesuffix(_COMPARISON)
+        return stem.endswith(_MARK) and path.with_name(stem.removesuffix(_MARK)) in sources
+
+    return [photo for photo in photos if not is_result(photo.path)]
+
+
+def _key(path: Path) -> str:
+    # Names that differ in case only are one file on Windows and macOS.
+    return str(path.resolve()).casefold()

@@ -1,0 +1,78 @@
+"""``semillie demo``: see what Semi-LLIE does."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from ._enhancer import add_model_arguments, explain, make_enhancer
+from ._errors import UsageError
+from ._files import find_photos
+
+SAMPLES = Path(__file__).resolve().parents[2] / "samples"
+"""The sample photos of a checkout; they are no part of the installed package."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        "demo",
+        help="enhance the sample photos, and yours, into pictures of before and after",
+        description="Enhance the sample photos that ship with Semi-LLIE, and any of yours, and write one picture per "
+        "photo with before on the left and after on the right.",
+    )
+    parser.add_argument("photos", nargs="*", metavar="PHOTO", help="your own: files, folders or patterns")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("results"),
+        metavar="FOLDER",
+        help="where the pictures go, replacing those of an earlier demo (default: results)",
+    )
+    add_model_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the pictures."""
+    from ..image_io import read_photo, side_by_side, write_photo
+
+    samples = [str(SAMPLES)] if SAMPLES.is_dir() else []
+    if not samples and not args.photos:
+        raise UsageError(
+            "The sample photos are in the repository, not in the installed package: name a photo."
+        )
+    photos, failures = find_photos([*samples, *args.photos])
+    enhancer = make_enhancer(args)
+    print(f"Enhancing {len(photos)} photos with {enhancer.describe()}")
+    taken: set[str] = set()
+    for photo in photos:
+        name, number = photo.path.stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{photo.path.stem}-{number}"
+        taken.add(name.casefold())
+        target = args.output / f"{name}_before_after.jpg"
+        try:
+            before = read_photo(photo.path)
+            start = time.perf_counter()
+            after = enhancer(before.pixels, lambda _: None)
+            seconds = time.perf_counter() - start
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_photo(target, side_by_side(before.pixels, after), like=before)
+        except Exception as error:
+            failures.append(explain(photo.path, error))
+            continue
+        height, width = after.shape[1:]
+        mean_before, mean_after = float(before.pixels[:3].mean()), float(after[:3].mean())
+        print(
+            f"  {photo.path.name}: {width} x {height} in {seconds:.2f} s, "
+            f"mean brightness {mean_before:.0%} -> {mean_after:.0%}, {target}"
+        )
+    print(f"The pictures of before and after are in {args.output.resolve()}")
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0

@@ -1,0 +1,145 @@
+"""``semillie enhance``: brighten photos."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ._enhancer import Enhancer, add_model_arguments, explain, make_enhancer
+from ._errors import UsageError
+from ._files import SUFFIX_OF_FORMAT, Job, find_photos, plan_jobs
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser(
+        "enhance",
+        help="brighten photos",
+        description="Brighten dark photos: PNG, JPEG, WebP and TIFF with 8 or 16 bits per channel. Depth, orientation, "
+        "colour profile, transparency and metadata are kept, and the photos themselves are never written to.",
+        epilog="Exit status: 0 if every photo was enhanced or had a result already, 1 if some could not be, 2 if the "
+        "call makes no sense, 130 after Ctrl-C.",
+    )
+    parser.add_argument(
+        "photos", nargs="+", metavar="PHOTO", help="a file, a folder, or a pattern such as 'trip/*.jpg'"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT",
+        help="a folder, or for a single photo a file (default: NAME_enhanced beside a photo, FOLDER_enhanced beside a "
+        "folder)",
+    )
+    parser.add_argument("-r", "--recursive", action="store_true", help="look into the folders inside folders")
+    parser.add_argument("--overwrite", action="store_true", help="replace results that exist already")
+    parser.add_argument(
+        "--compare", action="store_true", help="also write NAME_compare.jpg with before and after"
+    )
+    parser.add_argument(
+        "--format", choices=tuple(SUFFIX_OF_FORMAT), help="write this format (default: that of each photo)"
+    )
+    parser.add_argument(
+        "--quality",
+        type=int,
+        default=95,
+        metavar="Q",
+        help="of JPEG and WebP, 1 to 100; a WebP of quality 100 is lossless (default: 95)",
+    )
+    look = parser.add_argument_group("look")
+    look.add_argument(
+        "--strength",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="from the photo (0) to the full effect (1, the default)",
+    )
+    look.add_argument(
+        "--brightness",
+        type=float,
+        default=0.0,
+        metavar="EV",
+        help="exposure of the result in stops, -4 to 4 (default: 0)",
+    )
+    look.add_argument(
+        "--saturation", type=float, default=1.0, metavar="X", help="colourfulness, 0 (grey) to 4 (default: 1)"
+    )
+    look.add_argument(
+        "--protect-highlights",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="how far bright areas keep the photo, 0 to 1 (default: 0)",
+    )
+    add_model_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Enhance the photos."""
+    from ..inference import EnhanceControls
+
+    if not 1 <= args.quality <= 100:
+        raise UsageError(f"--quality must be between 1 and 100, got {args.quality}.")
+    try:
+        controls = EnhanceControls(args.strength, args.brightness, args.saturation, args.protect_highlights)
+    except ValueError as error:
+        raise UsageError(f"--{str(error).replace('_', '-')}") from error
+    photos, failures = find_photos(args.photos, args.recursive, args.output)
+    jobs = plan_jobs(photos, args.output, args.format, args.compare)
+    skipped = [] if args.overwrite else [job for job in jobs if any(path.exists() for path in job.results)]
+    open_jobs = [job for job in jobs if job not in skipped]
+
+    done = 0
+    if open_jobs:
+        enhancer = make_enhancer(args, controls)
+        print(f"Enhancing {len(open_jobs)} photo{'s' * (len(open_jobs) > 1)} with {enhancer.describe()}")
+        errors = _work_through(enhancer, open_jobs, args.quality)
+        done = len(open_jobs) - len(errors)
+        failures += errors
+    for job in skipped:
+        existing = next(path for path in job.results if path.exists())
+        print(f"kept: {existing} exists already (replace it with --overwrite)")
+    print(f"{done} enhanced, {len(skipped)} kept, {len(failures)} failed.")
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _work_through(enhancer: Enhancer, jobs: list[Job], quality: int) -> list[str]:
+    """Do the jobs; returns a message for each that failed."""
+    from tqdm import tqdm
+
+    failures = []
+    layout = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    with tqdm(total=len(jobs), bar_format=layout, disable=None, leave=False) as bar:
+        for index, job in enumerate(jobs):
+            bar.set_description_str(f"{index + 1}/{len(jobs)} {job.source.name}")
+
+            def advance(fraction: float, index: int = index) -> None:
+                bar.update(index + fraction - bar.n)
+
+            start = time.perf_counter()
+            try:
+                _enhance_file(enhancer, job, quality, advance)
+            except Exception as error:
+                failures.append(explain(job.source, error))
+            else:
+                tqdm.write(
+                    f"{job.source} -> {job.target} ({time.perf_counter() - start:.1f} s)", file=sys.stdout
+                )
+    return failures
+
+
+def _enhance_file(enhancer: Enhancer, job: Job, quality: int, progress: Callable[[float], None]) -> None:
+    from ..image_io import read_photo, side_by_side, write_photo
+
+    photo = read_photo(job.source)
+    enhanced = enhancer(photo.pixels, progress)
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    write_photo(job.target, enhanced, like=photo, quality=quality)
+    if job.comparison is not None:
+        write_photo(job.comparison, side_by_side(photo.pixels, enhanced), like=photo, quality=quality)
