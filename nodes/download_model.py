@@ -8,10 +8,11 @@ from pathlib import Path
 from comfy_api.latest import io, ui
 
 from ..semillie_core.ram import download_ram
+from ..semillie_core.ram.config import Variant
 from ..semillie_core.weights import PUBLISHED, download_model
 from . import _folders, _runtime
 
-RAM_VARIANTS = {"RAM++ (3.0 GB)": "ram_plus", "RAM (5.6 GB)": "ram"}
+RAM_VARIANTS: dict[str, Variant] = {"RAM++ (3.0 GB)": "ram_plus", "RAM (5.6 GB)": "ram"}
 
 
 class DownloadModel(io.ComfyNode):

@@ -24,7 +24,7 @@ class Enhance(io.ComfyNode):
             node_id="SemiLLIE_Enhance",
             display_name="Semi-LLIE Enhance",
             category="image/adjustments",
-            description="Brightens dark photos and video frames, and cleans the noise that comes up with the "
+            description="Brightens dark photos and video frames, and tames the noise that comes up with the "
             "shadows. Any size, any number of images; transparency is kept.",
             search_aliases=[
                 *(

@@ -67,7 +67,10 @@ class SamplePhoto(io.ComfyNode):
 
 
 def _photos() -> dict[str, Path]:
-    return {path.stem: path for path in sorted(SAMPLES.iterdir()) if path.suffix in SUFFIXES}
+    """Menu entry to file: the dark photos, then the well-lit originals that some have."""
+    dark = {path.stem: path for path in sorted(SAMPLES.iterdir()) if path.suffix in SUFFIXES}
+    well_lit = {f"{path.stem} (well lit)": path for path in sorted((SAMPLES / "reference").iterdir())}
+    return dark | well_lit
 
 
 def _path_of(photo: str) -> Path:

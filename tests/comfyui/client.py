@@ -28,6 +28,7 @@ Prompt = dict[str, dict[str, Any]]
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.InstalledVersion": "9.9.9",  # keeps the first-run template dialog shut
+    "Comfy.Minimap.Visible": False,
     "Comfy.VueNodes.Enabled": False,
 }
 
