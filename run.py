@@ -8,52 +8,78 @@
 The first call installs into .venv beside this file; later calls need no network.
 """
 
-import hashlib
-import os
-import subprocess
 import sys
 
 MINIMUM = (3, 10)
-ROOT = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120
-# This file has to parse and speak on every Python a machine may start it with.
+# The file has to parse and speak on every Python 3 that a machine may start it with.
 if sys.version_info < MINIMUM:
-    sys.exit(
-        "Semi-LLIE needs Python {}.{} or newer; this is {}.".format(*MINIMUM, sys.version.split()[0])  # noqa: UP032
-    )
+    sys.exit("Semi-LLIE needs Python %d.%d or newer; this is %s." % (*MINIMUM, sys.version.split()[0]))  # noqa: UP031
 
+import hashlib  # noqa: E402
+import os  # noqa: E402
+import signal  # noqa: E402
+import subprocess  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-VENV = Path(ROOT) / ".venv"
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+CONTAINED_IN = {"cli": ("cli", "dev"), "dev": ("dev",)}
+
+
+def run(*command: object, quiet: bool = False) -> int:
+    """Run a program to its end; returns its exit status."""
+    output = subprocess.DEVNULL if quiet else None
+    return subprocess.call([str(part) for part in command], stdout=output, stderr=output)
 
 
 def fingerprint(extras: str) -> str:
     """What an installation depends on, as one hash."""
     digest = hashlib.sha256(f"{extras} {sys.version_info[:2]}".encode())
     for name in ("pyproject.toml", "constraints.txt"):
-        digest.update((Path(ROOT) / name).read_bytes())
+        digest.update((ROOT / name).read_bytes())
     return digest.hexdigest()
 
 
-def install(extras: str) -> None:
-    """Make the virtual environment and install into it, unless that has been done."""
-    stamp = VENV / f"installed-{extras}"
-    wanted = fingerprint(extras)
-    if PYTHON.exists() and stamp.exists() and stamp.read_text() == wanted:
+def stamp(extras: str) -> Path:
+    """The file that says an installation is complete."""
+    return VENV / f"installed-{extras}"
+
+
+def is_installed(extras: str) -> bool:
+    """Whether the environment has everything."""
+    return PYTHON.exists() and any(
+        stamp(larger).is_file() and stamp(larger).read_text() == fingerprint(larger)
+        for larger in CONTAINED_IN[extras]
+    )
+
+
+def make_environment() -> None:
+    """Make the virtual environment, unless there is a sound one of this Python version."""
+    check = f"import pip, sys; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
+    if PYTHON.exists() and run(PYTHON, "-c", check, quiet=True) == 0:
         return
-    if not PYTHON.exists():
-        print(f"Making a virtual environment in {VENV} ...", flush=True)
-        if subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=False).returncode:
-            sys.exit(
-                "Python could not make a virtual environment. On Debian and Ubuntu install it with: "
-                "apt install python3-venv"
-            )
-    print(f"Installing semi-llie[{extras}] (once; PyTorch is large) ...", flush=True)
-    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    command += ["-c", str(Path(ROOT) / "constraints.txt"), "-e", f"{ROOT}[{extras}]"]
-    if subprocess.run(command, check=False).returncode:
-        sys.exit("pip could not install the packages (see above). Check the network and run this again.")
-    stamp.write_text(wanted)
+    print(f"Making a virtual environment in {VENV} ...", flush=True)
+    if run(sys.executable, "-m", "venv", "--clear", VENV) != 0:
+        sys.exit(
+            "Python could not make a virtual environment. On Debian and Ubuntu its module is a package of its own: "
+            "apt install python3-venv. Then run this again."
+        )
+
+
+def install(extras: str) -> None:
+    """Install into the virtual environment, unless that has been done."""
+    if is_installed(extras):
+        return
+    make_environment()
+    print(f"Installing semi-llie[{extras}] (once; PyTorch is large, this can take minutes) ...", flush=True)
+    pip = (PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--quiet")
+    if run(*pip, "-c", ROOT / "constraints.txt", "-e", f"{ROOT}[{extras}]") != 0:
+        sys.exit(
+            "pip could not install the packages; it says why above. Most often the network is to blame: check it, then "
+            "run this again."
+        )
+    stamp(extras).write_text(fingerprint(extras))
 
 
 def main() -> int:
@@ -63,13 +89,15 @@ def main() -> int:
         print(__doc__)
         return 0
     try:
-        if arguments[0] == "test":
-            install("dev")
-            return subprocess.run([str(PYTHON), "-m", "pytest", *arguments[1:]], cwd=ROOT, check=False).returncode
-        install("cli")
-        return subprocess.run([str(PYTHON), "-m", "semillie_core.cli", *arguments], check=False).returncode
+        install("dev" if arguments[0] == "test" else "cli")
     except KeyboardInterrupt:
         return 130
+    # Ctrl-C reaches the program, too, which tidies up; until it has, this one waits.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    if arguments[0] == "test":
+        os.chdir(ROOT)
+        return run(PYTHON, "-m", "pytest", *arguments[1:])
+    return run(PYTHON, "-m", "semillie_core.cli", *arguments)
 
 
 if __name__ == "__main__":
