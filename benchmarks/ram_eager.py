@@ -59,7 +59,9 @@ def block(state: State, name: str, x: Tensor, resolution: int, heads: int, windo
     if shift:
         y = y.roll((-shift, -shift), (1, 2))
     y = windows(y, window)
-    q, k, v = linear(state, f"{name}.attn.qkv", y).view(len(y), window**2, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    q, k, v = (
+        linear(state, f"{name}.attn.qkv", y).view(len(y), window**2, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    )
     scores = (q * (dim // heads) ** -0.5) @ k.transpose(-1, -2) + relative_bias(state, name, window)
     if shift:
         labels = torch.zeros(1, resolution, resolution, 1)
@@ -82,9 +84,7 @@ def block(state: State, name: str, x: Tensor, resolution: int, heads: int, windo
 def image_embeds(state: State, config: RAMConfig, image: Tensor) -> Tensor:
     """Normalised image to projected tokens."""
     patch = "visual_encoder.patch_embed"
-    x = F.conv2d(
-        image, state[f"{patch}.proj.weight"], state[f"{patch}.proj.bias"], stride=config.patch_size
-    )
+    x = F.conv2d(image, state[f"{patch}.proj.weight"], state[f"{patch}.proj.bias"], stride=config.patch_size)
     x = norm(state, f"{patch}.norm", x.flatten(2).transpose(1, 2))
     for stage, depth in enumerate(config.depths):
         resolution = config.image_size // config.patch_size // 2**stage

@@ -45,7 +45,7 @@ def semantic_contrastive_loss(
     positive: SemanticFeatures,
     negative: SemanticFeatures,
     *,
-    form: Literal["bounded", "ratio"] = "bounded",
+    form: Literal["bounded", "ratio", "attract"] = "bounded",
 ) -> Tensor:
     """Distance to the positive relative to the distance to the negative, summed over the kinds of features.
 
@@ -55,6 +55,7 @@ def semantic_contrastive_loss(
     * ``"ratio"``: ``d_p / (d_n + 1e-7)``, as released. Explodes when the anchor equals the negative, which is
     where
       a residual network starts.
+    * ``"attract"``: ``d_p``, the released ablation.
     * ``"bounded"``: ``d_p / (d_p + d_n + 1e-7)``, between 0 and 1 with the same minimum.
 
     Args:
@@ -67,14 +68,15 @@ def semantic_contrastive_loss(
         A float32 scalar.
 
     Raises:
-        ValueError: The features have nothing in common to compare.
+        ValueError: The features have nothing in common to compare, or ``form`` is unknown.
     """
+    if form not in ("bounded", "ratio", "attract"):
+        raise ValueError(f"form must be bounded, ratio or attract, got {form!r}.")
     terms = []
     for parts in (_content(anchor, positive, negative), _logits(anchor, positive, negative)):
         pairs = [(_distance(a, p), _distance(a, n)) for a, p, n in parts]
         if pairs:
-            ratios = [d_p / (d_n + _OFFICIAL_EPS + (d_p if form == "bounded" else 0)) for d_p, d_n in pairs]
-            terms.append(torch.stack(ratios).mean())
+            terms.append(torch.stack([_contrast(d_p, d_n, form) for d_p, d_n in pairs]).mean())
     if not terms:
         raise ValueError(
             "Nothing to contrast: encode with embedding=True (tokens, embedding) or logits=True."
@@ -109,6 +111,12 @@ def semantic_perceptual_loss(
         loss = F.mse_loss(x.float(), y.float())
         losses.append(loss / y.float().square().mean().clamp_min(_OFFICIAL_EPS) if relative else loss)
     return torch.stack(losses).mean()
+
+
+def _contrast(d_p: Tensor, d_n: Tensor, form: str) -> Tensor:
+    if form == "attract":
+        return d_p
+    return d_p / (d_n + _OFFICIAL_EPS + (d_p if form == "bounded" else 0))
 
 
 def _content(*features: SemanticFeatures) -> list[tuple[Tensor, ...]]:

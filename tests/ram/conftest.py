@@ -37,7 +37,9 @@ def _config_of(config: dict, variant: str = "ram") -> RAMConfig:
 def _fill(model: RAM) -> RAM:
     """Key-seeded weights: the rule of the full-size probe fixtures."""
     for key, parameter in model.named_parameters():
-        value = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))
+        value = torch.randn(
+            parameter.shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode()))
+        )
         if key == "label_embed":
             value /= value.norm(dim=-1, keepdim=True)
         elif key.endswith("relative_position_bias_table"):

@@ -73,7 +73,9 @@ def _old_decoder_name(state: dict) -> dict:
     return {key.replace("tagging_head", "vision_multi"): value for key, value in state.items()}
 
 
-@pytest.mark.parametrize("rename", [_prefixed, _old_decoder_name, dict], ids=["module.", "vision_multi", "bare"])
+@pytest.mark.parametrize(
+    "rename", [_prefixed, _old_decoder_name, dict], ids=["module.", "vision_multi", "bare"]
+)
 def test_other_names_of_the_same_tensors(tmp_path, tiny, load, rename) -> None:
     path = tmp_path / "ram.pth"
     torch.save(rename(_published(tiny)["model"]), path)
@@ -103,7 +105,11 @@ def test_compact_copy(tmp_path, tiny, load) -> None:
     torch.save(_published(tiny), path)
     _assert_same(load(path, tiny), tiny)
     _assert_same(load(path, tiny, dtype=torch.float16), tiny, torch.float16)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["ram.fp16.safetensors", "ram.fp32.safetensors", "ram.pth"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "ram.fp16.safetensors",
+        "ram.fp32.safetensors",
+        "ram.pth",
+    ]
     half = load_file(tmp_path / "ram.fp16.safetensors")
     assert set(half) == set(tiny.state_dict())
     assert all(value.dtype == torch.float16 for value in half.values())
@@ -175,14 +181,22 @@ _FOREIGN = {
     "tag2text": (_bytes_of({"model": {"label_embed.weight": torch.zeros(3429, 8)}}), "Tag2Text"),
     "swin": (
         _bytes_of(
-            {"model": {"patch_embed.proj.weight": torch.ones(2), "layers.0.blocks.0.attn.qkv.weight": torch.ones(2)}}
+            {
+                "model": {
+                    "patch_embed.proj.weight": torch.ones(2),
+                    "layers.0.blocks.0.attn.qkv.weight": torch.ones(2),
+                }
+            }
         ),
         "bare Swin Transformer",
     ),
     "blip": (_bytes_of({"visual_encoder.cls_token": torch.ones(2)}), "no tag embeddings"),
     "diffusion": (_bytes_of({"model.diffusion_model.out.weight": torch.ones(2)}), "image generation model"),
     "other": (_bytes_of({"conv.weight": torch.ones(2)}), "its tensors are called conv.weight"),
-    "other tags": (_bytes_of({"label_embed": torch.zeros(100, 512)}), "has 100 text embeddings; RAM has 4585"),
+    "other tags": (
+        _bytes_of({"label_embed": torch.zeros(100, 512)}),
+        "has 100 text embeddings; RAM has 4585",
+    ),
 }
 
 
@@ -295,7 +309,9 @@ _MEMORY_SCRIPT = """
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads peak memory from Linux's /proc")
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_loading_peaks_below_1_3_times_the_needed_tensors(tmp_path, repository, monkeypatch, dtype: str) -> None:
+def test_loading_peaks_below_1_3_times_the_needed_tensors(
+    tmp_path, repository, monkeypatch, dtype: str
+) -> None:
     sizes = {
         "image_size": 64, "window_size": 2, "embed_dim": 256, "depths": [2, 2, 6], "num_heads": [4, 8, 16],
         "num_tags": 9_000, "decoder_mlp_dim": 768,
@@ -320,5 +336,7 @@ def test_loading_peaks_below_1_3_times_the_needed_tensors(tmp_path, repository, 
         ).stdout  # fmt: skip
         measured = json.loads(output)
         assert measured["peak"] < 1.3 * measured["needed"], attempt
-    with safe_open(path.with_suffix(f".{'fp32' if dtype == 'float32' else 'fp16'}.safetensors"), "pt") as copy:
+    with safe_open(
+        path.with_suffix(f".{'fp32' if dtype == 'float32' else 'fp16'}.safetensors"), "pt"
+    ) as copy:
         assert copy.metadata()["source"] == "ram.pth"

@@ -33,7 +33,9 @@ def test_every_block_matches_the_official_code(parity, config_of) -> None:
             name = key.removeprefix("out.").replace("tagging_head.", "tagging_head.encoder.")
         else:
             continue
-        torch.testing.assert_close(outputs[name], expected, rtol=1e-4, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}")
+        torch.testing.assert_close(
+            outputs[name], expected, rtol=1e-4, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}"
+        )
         compared += 1
     assert compared == 19
     torch.testing.assert_close(torch.relu(outputs["wordvec_proj"]), torch.relu(tensors["out.wordvec_proj"]))

@@ -8,12 +8,16 @@ from PIL import Image
 from semillie_core.ram.preprocess import as_rgb, normalise, resize_like_pil
 
 
-@pytest.mark.parametrize("shape", [(150, 201), (1000, 700), (384, 384), (383, 385), (90, 2000), (3, 1000), (1, 1)])
+@pytest.mark.parametrize(
+    "shape", [(150, 201), (1000, 700), (384, 384), (383, 385), (90, 2000), (3, 1000), (1, 1)]
+)
 def test_resizing_agrees_with_pil_to_one_level(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(sum(shape))
     photo = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
     photo[: shape[0] // 2] = photo[:1, :1]
-    expected = np.asarray(Image.fromarray(photo).resize((384, 384), Image.Resampling.BILINEAR), dtype=np.float32)
+    expected = np.asarray(
+        Image.fromarray(photo).resize((384, 384), Image.Resampling.BILINEAR), dtype=np.float32
+    )
     resized = resize_like_pil(torch.from_numpy(photo).movedim(-1, 0)[None].float() / 255, 384)
     difference = np.abs(resized[0].movedim(0, -1).numpy() * 255 - expected)
     assert difference.max() <= 1.0 + 1e-3

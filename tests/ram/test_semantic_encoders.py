@@ -90,7 +90,9 @@ def test_gradient_agrees_with_finite_differences(tiny) -> None:
     step = 1e-4
     with torch.no_grad():
         ends = [model(image + sign * step * direction).square().sum() for sign in (1, -1)]
-    assert (leaf.grad * direction).sum().item() == pytest.approx(float((ends[0] - ends[1]) / (2 * step)), rel=1e-4)
+    assert (leaf.grad * direction).sum().item() == pytest.approx(
+        float((ends[0] - ends[1]) / (2 * step)), rel=1e-4
+    )
 
 
 def test_checkpointing_gives_equal_gradients_with_less_memory(tiny) -> None:
@@ -163,7 +165,9 @@ def test_folding_the_published_layout_changes_nothing(facts) -> None:
     """A network of the published names and shapes, with batch normalisation, computed in float64."""
     state = {}
     for key, shape, _ in facts("efficientnet_lite0_facts")["keys"]:
-        value = torch.randn(shape, dtype=torch.float64) * (1.0 if len(shape) < 2 else (2 / _fan(shape)) ** 0.5)
+        value = torch.randn(shape, dtype=torch.float64) * (
+            1.0 if len(shape) < 2 else (2 / _fan(shape)) ** 0.5
+        )
         if key.endswith("running_var") or (len(shape) == 1 and key.endswith("weight")):
             value = value.abs() + 0.5
         state[key] = value.half().double() if len(shape) > 1 else value
@@ -173,7 +177,9 @@ def test_folding_the_published_layout_changes_nothing(facts) -> None:
         kernel = weight.shape[-1]
         total = max((-(-x.shape[-1] // stride) - 1) * stride + kernel - x.shape[-1], 0)
         x = F.pad(x, (total // 2, total - total // 2) * 2)
-        x = F.conv2d(x, weight, stride=stride, groups=1 if weight.shape[1] > 1 or kernel == 1 else len(weight))
+        x = F.conv2d(
+            x, weight, stride=stride, groups=1 if weight.shape[1] > 1 or kernel == 1 else len(weight)
+        )
         statistics = [state[f"{norm}.{name}"] for name in ("running_mean", "running_var", "weight", "bias")]
         x = F.batch_norm(x, *statistics, eps=1e-3)
         return x.clamp(0, 6) if act else x
