@@ -71,7 +71,10 @@ def _unavailable_reason(backend: ScanBackend) -> str | None:
 _SINGLE_AND_DOUBLE = frozenset({torch.float32, torch.float64})
 
 # In order of preference; the last one runs everywhere.
-BACKENDS: tuple[ScanBackend, ...] = (ScanBackend("chunked", "chunked", None, _SINGLE_AND_DOUBLE),)
+BACKENDS: tuple[ScanBackend, ...] = (
+    ScanBackend("native", "native", frozenset({"cpu"}), frozenset({torch.float32})),
+    ScanBackend("chunked", "chunked", None, _SINGLE_AND_DOUBLE),
+)
 
 
 def available_backends() -> dict[str, str | None]:

@@ -1,0 +1,71 @@
+/* C ABI of the selective scan. Single-threaded by itself: callers share out `items` among their own threads. */
+#ifndef SEMILLIE_SCAN_H
+#define SEMILLIE_SCAN_H
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define SEMILLIE_API __declspec(dllexport)
+#else
+#define SEMILLIE_API __attribute__((visibility("default")))
+#endif
+
+/* Raised whenever struct semillie_scan changes. */
+#define SEMILLIE_SCAN_ABI 1
+/* Tokens per tile; the forward pass can save one state per tile. */
+#define SEMILLIE_SCAN_TILE 64
+
+enum semillie_isa { SEMILLIE_AUTO = 0, SEMILLIE_BASE = 1, SEMILLIE_AVX2 = 2, SEMILLIE_AVX512 = 3 };
+
+/*
+ * One problem: `groups` independent recurrences over `batch` images, each with its own channels, float32.
+ *
+ * image = 1: four recurrences walk the same (height, width, channels) image row-major, column-major and in the
+ *            reverse of each. Recurrences 0 and 2 add up in `y`, 1 and 3 in `y_columns`.
+ * image = 0: recurrence g walks channels [g * channels, (g + 1) * channels) of a (width, groups * channels)
+ *            sequence; height is 1.
+ *
+ * A projection row holds, per recurrence, `rank` low-rank step sizes, then B and C with `states` values each.
+ * With `delta`, step sizes come from it instead (rank 0). Null pointers: delta, dt_weight, dt_bias, d,
+ * checkpoints, last_state, grad_last, and the gradients that belong to a null input.
+ */
+struct semillie_scan {
+    int64_t isa, batch, height, width, channels, states, rank, groups, image, softplus;
+    /* Channels are cut into `parts` ranges of whole vectors; an item is one (image, output, part) or
+       (sequence, recurrence, part).
+       Gradients summed over channels (grad_projection) come out once per part. */
+    int64_t parts;
+    const float *u;          /* (batch, tokens, channels), groups * channels for a sequence */
+    const float *projection; /* (batch, tokens, groups, rank + 2 * states) */
+    const float *delta;      /* like u */
+    const float *dt_weight;  /* (groups, channels, rank) */
+    const float *dt_bias;    /* (groups, channels) */
+    const float *a;          /* (groups, channels, states), decay rates */
+    const float *d;          /* (groups, channels) */
+    float *y;                /* like u: all, or recurrences 0 and 2 of an image */
+    float *y_columns;        /* like u: recurrences 1 and 3 of an image */
+    float *checkpoints;      /* (batch, groups, tiles, states, channels): state before each tile */
+    float *last_state;       /* (batch, groups, channels, states) */
+    const float *grad_y;     /* like u */
+    const float *grad_last;  /* like last_state */
+    float *grad_u;           /* like u, the two parts as for y */
+    float *grad_u_columns;
+    float *grad_projection;  /* (parts, batch, tokens, groups, rank + 2 * states) */
+    float *grad_delta;       /* like u */
+    float *grad_dt_weight;   /* (batch, groups, channels, rank) */
+    float *grad_dt_bias;     /* (batch, groups, channels) */
+    float *grad_a;           /* (batch, groups, channels, states) */
+    float *grad_d;           /* (batch, groups, channels) */
+};
+
+SEMILLIE_API int64_t semillie_scan_abi(void);
+SEMILLIE_API int64_t semillie_scan_tile(void);
+/* Best instruction set of this machine that the library has code for. */
+SEMILLIE_API int64_t semillie_scan_isa(void);
+/* Channels are processed in multiples of this many floats. */
+SEMILLIE_API int64_t semillie_scan_lanes(int64_t isa);
+/* Both return 0, or 1 when scratch memory cannot be allocated. */
+SEMILLIE_API int semillie_scan_forward(const struct semillie_scan *p, int64_t item);
+SEMILLIE_API int semillie_scan_backward(const struct semillie_scan *p, int64_t item);
+
+#endif

@@ -1,0 +1,273 @@
+"""Selective scan in compiled code for CPUs (float32), from the optional wheel ``semi-llie-native``.
+
+The library is plain C behind :mod:`ctypes`: it sees pointers and sizes only, so one build serves every version of
+torch and Python. It visits the image in each direction by stride, stores one state in 64 and recomputes the others
+in the backward pass. What is summed over the whole tensor is summed in an order that depends on the shapes alone,
+so results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import itertools
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_ABI = 1
+_INSTALL = "install the compiled backend with `pip install ./native` in the Semi-LLIE repository"
+_BACKWARD_ITEMS = 8
+"""Independent pieces of work that the backward pass offers at least, where the channels allow it."""
+
+
+class _Scan(ctypes.Structure):
+    """``struct semillie_scan`` of ``native/src/semillie_scan.h``."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_int64)
+            for name in (
+                "isa",
+                "batch",
+                "height",
+                "width",
+                "channels",
+                "states",
+                "rank",
+                "groups",
+                "image",
+                "softplus",
+                "parts",
+            )
+        ),
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                "u",
+                "projection",
+                "delta",
+                "dt_weight",
+                "dt_bias",
+                "a",
+                "d",
+                "y",
+                "y_columns",
+                "checkpoints",
+                "last_state",
+                "grad_y",
+                "grad_last",
+                "grad_u",
+                "grad_u_columns",
+                "grad_projection",
+                "grad_delta",
+                "grad_dt_weight",
+                "grad_dt_bias",
+                "grad_a",
+                "grad_d",
+            )
+        ),
+    )
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(importlib.import_module("semillie_native").LIBRARY))
+    for name in ("abi", "tile", "isa"):
+        getattr(library, f"semillie_scan_{name}").restype = ctypes.c_int64
+    library.semillie_scan_lanes.argtypes = (ctypes.c_int64,)
+    library.semillie_scan_lanes.restype = ctypes.c_int64
+    for name in ("forward", "backward"):
+        function = getattr(library, f"semillie_scan_{name}")
+        function.argtypes = (ctypes.POINTER(_Scan), ctypes.c_int64)
+        function.restype = ctypes.c_int
+    return library
+
+
+def unavailable_reason() -> str | None:
+    """Why the compiled library cannot be used, or ``None``."""
+    try:
+        found = _library().semillie_scan_abi()
+    except ImportError:
+        return f"the package semi-llie-native is not installed; {_INSTALL}"
+    except (OSError, AttributeError) as error:
+        return f"the library of semi-llie-native does not load ({error}); {_INSTALL} again"
+    if found != _ABI:
+        return f"semi-llie-native has interface {found}, this version needs {_ABI}; {_INSTALL} again"
+    return None
+
+
+def scan_2d(
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_projs_weight: Tensor,
+    dt_projs_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+) -> Tensor:
+    """Four-direction scan in the kernel form of :mod:`.backends`."""
+    projection = x.flatten(0, 2) @ x_proj_weight.flatten(0, 1).t()
+    y: Tensor = _Scan2d.apply(  # type: ignore[no-untyped-call]
+        x, projection, dt_projs_weight, dt_projs_bias, A, D, torch.is_grad_enabled()
+    )
+    return y
+
+
+class _Scan2d(torch.autograd.Function):
+    """``x`` ``(batch, H, W, E)``; ``projection`` ``(batch * H * W, 4 * (R + 2N))`` in raster order."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        projection: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        A: Tensor,
+        D: Tensor,
+        grad_enabled: bool,
+    ) -> Tensor:
+        batch, height, width, channels = x.shape
+        states = A.shape[1]
+        problem = _Scan(
+            batch=batch,
+            height=height,
+            width=width,
+            channels=channels,
+            states=states,
+            rank=weight.shape[2],
+            groups=4,
+            image=1,
+            softplus=1,
+        )
+        y, y_columns = torch.empty_like(x), torch.empty_like(x)
+        saved = _checkpoints(problem, x) if grad_enabled and any(ctx.needs_input_grad) else None
+        tensors = {
+            "u": x,
+            "projection": projection,
+            "dt_weight": weight,
+            "dt_bias": bias,
+            "a": A,
+            "d": D,
+            "y": y,
+            "y_columns": y_columns,
+            "checkpoints": saved,
+        }
+        _forward(problem, tensors, chains=2)
+        ctx.save_for_backward(x, projection, weight, bias, A, D, saved)
+        ctx.problem = problem
+        return y.add_(y_columns)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        x, projection, weight, bias, A, D, saved = ctx.saved_tensors
+        batch = x.shape[0]
+        parts = _backward_parts(ctx.problem, chains=2)
+        grad_x, grad_x_columns = torch.empty_like(x), torch.empty_like(x)
+        grad_projection = x.new_empty(parts, *projection.shape)
+        grads = {
+            "grad_dt_weight": x.new_empty(batch, *weight.shape),
+            "grad_dt_bias": x.new_empty(batch, *bias.shape),
+            "grad_a": x.new_empty(batch, *A.shape),
+            "grad_d": x.new_empty(batch, *D.shape),
+        }
+        inputs = {
+            "u": x,
+            "projection": projection,
+            "dt_weight": weight,
+            "dt_bias": bias,
+            "a": A,
+            "d": D,
+            "checkpoints": saved,
+            "grad_y": grad_y.contiguous(),
+            "grad_u": grad_x,
+            "grad_u_columns": grad_x_columns,
+            "grad_projection": grad_projection,
+        }
+        _backward(ctx.problem, inputs | grads, chains=2, parts=parts)
+        sums = [grad.sum(0) for grad in grads.values()]
+        return grad_x.add_(grad_x_columns), _merge_parts(grad_projection), *sums, None
+
+
+def _merge_parts(t: Tensor) -> Tensor:
+    """Sum over the first axis, one by one: in a fixed order and without a copy of a single part."""
+    total = t[0]
+    for part in t[1:]:
+        total.add_(part)
+    return total
+
+
+def _checkpoints(problem: _Scan, like: Tensor) -> Tensor:
+    """Room for the states that the backward pass starts from."""
+    tile: int = _library().semillie_scan_tile()
+    tiles = -(-problem.height * problem.width // tile)
+    return like.new_empty(problem.batch, problem.groups, tiles, problem.states, problem.channels)
+
+
+def _backward_parts(problem: _Scan, *, chains: int) -> int:
+    """Number of channel ranges, from the shapes alone: it decides the order of summation."""
+    lanes: int = _library().semillie_scan_lanes(0)
+    vectors: int = -(-problem.channels // lanes)
+    outputs: int = problem.batch * chains
+    return max(1, min(vectors, _BACKWARD_ITEMS // max(1, outputs)))
+
+
+def _forward(problem: _Scan, tensors: Mapping[str, Tensor | None], *, chains: int) -> None:
+    threads = torch.get_num_threads()
+    # Any number of parts gives the same result here; two items per thread even out their speeds.
+    wanted = 1 if threads == 1 else -(-2 * threads // max(1, problem.batch * chains))
+    problem.parts = max(1, min(wanted, problem.channels))
+    _point(problem, tensors)
+    _run(_library().semillie_scan_forward, problem, problem.batch * chains * problem.parts, threads)
+
+
+def _backward(problem: _Scan, tensors: Mapping[str, Tensor | None], *, chains: int, parts: int) -> None:
+    problem.parts = parts
+    _point(problem, tensors)
+    _run(
+        _library().semillie_scan_backward,
+        problem,
+        problem.batch * chains * parts,
+        torch.get_num_threads(),
+    )
+
+
+def _point(problem: _Scan, tensors: Mapping[str, Tensor | None]) -> None:
+    for name, tensor in tensors.items():
+        setattr(problem, name, None if tensor is None else tensor.data_ptr())
+
+
+def _run(function: Any, problem: _Scan, items: int, threads: int) -> None:
+    """Call ``function(problem, item)`` for every item; the GIL is free during each call."""
+    reference = ctypes.byref(problem)
+    counter = itertools.count()
+
+    def work() -> bool:
+        for item in counter:
+            if item >= items:
+                return True
+            if function(reference, item):
+                return False
+        return True
+
+    helpers = min(threads, items) - 1
+    pending = [_pool(os.getpid(), threads).submit(work) for _ in range(helpers)] if helpers > 0 else []
+    done = work()
+    wait(pending)
+    if not (done and all(future.result() for future in pending)):
+        raise MemoryError(
+            "The selective scan could not allocate its scratch memory (below 1 MiB per thread)."
+        )
+
+
+@cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Helper threads of this process; threads do not survive a fork."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="semillie-scan")
