@@ -71,7 +71,9 @@ def delta_e_2000(output: Tensor, target: Tensor) -> Tensor:
         ValueError: The shapes differ or are not ``(B, 3, H, W)``.
     """
     output, target = as_pair(output, target, channels=(3,))
-    return ciede2000(rgb_to_lab(output), rgb_to_lab(target)).mean(dim=(1, 2))
+    strips = zip(torch.split(output, 256, dim=2), torch.split(target, 256, dim=2), strict=True)
+    maps = [ciede2000(rgb_to_lab(o), rgb_to_lab(t)) for o, t in strips]
+    return torch.cat(maps, dim=1).mean(dim=(1, 2))
 
 
 def ciede2000(lab_1: Tensor, lab_2: Tensor) -> Tensor:

@@ -84,9 +84,12 @@ def loe(output: Tensor, source: Tensor) -> Tensor:
 def _lightness(images: Tensor) -> Tensor:
     """Sampled lightness levels 0...255, ``(B, samples)``."""
     levels = (images.amax(dim=1, keepdim=True).clamp(0, 1) * 255).round()
-    dilated = F.max_pool2d(levels, 2 * LOE_RADIUS + 1, stride=1, padding=LOE_RADIUS)
     step = max(1, min(images.shape[2:]) // LOE_SAMPLES)
-    return dilated[:, 0, step - 1 :: step, step - 1 :: step].flatten(1).long()
+    first = LOE_RADIUS - (
+        step - 1
+    )  # the first window is centred on pixel step - 1; level 0 changes no maximum
+    levels = F.pad(levels, (first, LOE_RADIUS, first, LOE_RADIUS))
+    return F.max_pool2d(levels, 2 * LOE_RADIUS + 1, stride=step).flatten(1).long()
 
 
 def _order_changes(after: Tensor, before: Tensor) -> Tensor:

@@ -77,19 +77,25 @@ def _halve(y: Tensor) -> Tensor:
 
 def _features(y: Tensor, patch: int) -> Tensor:
     """The 18 statistics of each patch, ``(B, 1, H, W) -> (B, patches, 18)``."""
-    x = torch.arange(-3, 4, dtype=y.dtype, device=y.device)
+    padded = F.pad(y, (3, 3, 3, 3), mode="replicate")
+    # One row of patches at a time: the statistics need ten times the memory of what they are taken from.
+    strips = [padded[:, :, top : top + patch + 6] for top in range(0, y.shape[2], patch)]
+    return torch.cat([_strip_features(strip, patch) for strip in strips], dim=1)
+
+
+def _strip_features(strip: Tensor, patch: int) -> Tensor:
+    """The 18 statistics of one row of patches with a margin of 3, ``-> (B, patches, 18)``."""
+    x = torch.arange(-3, 4, dtype=strip.dtype, device=strip.device)
     taps = torch.exp(-(x**2) / (2 * (7 / 6) ** 2))
     taps = taps / taps.sum()
-    window = torch.outer(taps, taps).view(1, 1, 7, 7)
-    mean, square = F.conv2d(F.pad(torch.cat((y, y * y)), (3, 3, 3, 3), mode="replicate"), window).chunk(2)
+    sums = F.conv2d(torch.cat((strip, strip * strip)), taps.view(1, 1, -1, 1))
+    mean, square = F.conv2d(sums, taps.view(1, 1, 1, -1)).chunk(2)
     deviation = (square - mean * mean).abs().sqrt()
-    contrast = (y - mean) / (deviation + 1.0)
+    contrast = (strip[:, :, 3:-3, 3:-3] - mean) / (deviation + 1.0)
     # Where a picture is flat this is rounding noise, whose signs would decide the fit.
     contrast = torch.where(contrast.abs() < 1e-9, 0.0, contrast)
 
-    batch, _, height, width = y.shape
-    tiles = contrast.view(batch, height // patch, patch, width // patch, patch).transpose(2, 3)
-    tiles = tiles.reshape(batch, -1, patch, patch)
+    tiles = contrast.view(len(strip), patch, -1, patch).transpose(1, 2)
     shape, left, right, _ = _fit_aggd(tiles)
     features = [shape, (left + right) / 2]
     for shift in _SHIFTS:
@@ -105,12 +111,14 @@ def _fit_aggd(tiles: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         Shape, left scale, right scale and mean, each ``(...)``; NaN for a tile without values on either side.
     """
     x = tiles.flatten(-2)
-    negative, positive = x < 0, x > 0
-    energy = x.square()
-    left = ((energy * negative).sum(-1) / negative.sum(-1)).sqrt()
-    right = ((energy * positive).sum(-1) / positive.sum(-1)).sqrt()
+    positive = x.clamp_min(0)
+    negative = positive - x
+    left_norm, right_norm = (torch.linalg.vector_norm(side, dim=-1) for side in (negative, positive))
+    left = left_norm / negative.count_nonzero(-1).to(x).sqrt()
+    right = right_norm / positive.count_nonzero(-1).to(x).sqrt()
     ratio = left / right
-    moment = x.abs().mean(-1).square() / energy.mean(-1)
+    mean_square = (left_norm.square() + right_norm.square()) / x.shape[-1]
+    moment = torch.linalg.vector_norm(x, ord=1, dim=-1).div(x.shape[-1]).square() / mean_square
     moment = moment * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1).square()
 
     shapes, moments = _shape_table(x.device)
