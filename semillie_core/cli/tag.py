@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ._enhancer import pick_device
+from ._errors import UsageError
+
 if TYPE_CHECKING:
     from ..ram import SemanticModel, TagOptions
 
@@ -21,7 +24,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="list what is in photos (Recognize Anything, or the bundled ImageNet network)",
         description="Print one line per photo: its path, a tab, its tags.",
     )
-    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="files or folders")
+    parser.add_argument("-r", "--recursive", action="store_true", help="look into the folders inside folders")
     parser.add_argument(
         "--model",
         default=_LITE,
@@ -35,12 +39,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="FOLDER",
         help="look for the model 'ram' (5.6 GB) or 'ram_plus' (3.0 GB) in FOLDER and fetch it if it is not there",
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: cpu)")
     parser.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "bf16", "fp16"),
+        "--device",
+        choices=("auto", "cpu", "cuda", "mps"),
         default="auto",
-        help="auto: fp16 on an accelerator, bf16 on a CPU that has it, else fp32 (default: auto)",
+        help="auto: an NVIDIA GPU, else an Apple GPU, else the CPU (default: auto)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="auto: float16 on a GPU, bfloat16 on a CPU that has it, else float32 (default: auto)",
     )
     thresholds = parser.add_mutually_exclusive_group()
     thresholds.add_argument(
@@ -87,31 +96,27 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Tag the photos.
-
-    Returns:
-        0, or 1 if a photo could not be tagged (the others still are), or 2 if nothing could be done.
-    """
-    from ..image_io import read_photo
+    """Tag the photos, one after another."""
+    from ..image_io import PhotoError, load_vips, read_photo
     from ..ram import tag_images
     from ..weights import DownloadError
 
+    photos, failures = _photos(args.photos, args.recursive)
     try:
+        load_vips()
         options, model = _options(args), _model(args)
+        tag_images(model, [], options)  # do the options suit the model?
     except (ValueError, DownloadError) as error:
-        print(f"semillie tag: {error}", file=sys.stderr)
-        return 2
+        raise UsageError(str(error)) from error
     if not model.is_ram:
-        print(f"semillie tag: using {model.architecture}; see --model for RAM.", file=sys.stderr)
+        print(f"using {model.architecture}; for RAM see --model", file=sys.stderr)
 
-    failed = False
     listing = []
-    for path in args.photos:
+    for path in photos:
         try:
             (result,) = tag_images(model, [read_photo(path).pixels], options)
-        except (OSError, ValueError) as error:
-            print(f"semillie tag: {path}: {error}", file=sys.stderr)
-            failed = True
+        except PhotoError as error:
+            failures.append(str(error))
             continue
         if args.json:
             listing.append({"photo": str(path), "model": model.architecture, **result.to_dict()})
@@ -119,7 +124,28 @@ def run(args: argparse.Namespace) -> int:
             print(f"{path}\t{result.text}", flush=True)
     if args.json:
         print(json.dumps(listing, ensure_ascii=False, indent=1))
-    return int(failed)
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return int(bool(failures))
+
+
+def _photos(arguments: list[str], recursive: bool) -> tuple[list[Path], list[str]]:
+    """Files as named; of a folder, those that end like photos, sorted."""
+    from ..image_io import PHOTO_SUFFIXES
+
+    photos: list[Path] = []
+    problems: list[str] = []
+    for path in map(Path, arguments):
+        if path.is_dir():
+            inside = sorted(path.rglob("*") if recursive else path.iterdir())
+            found = [photo for photo in inside if photo.suffix.lower() in PHOTO_SUFFIXES and photo.is_file()]
+            if not found:
+                hint = "" if recursive else " Add --recursive to look into the folders inside it."
+                problems.append(f"{path} holds no PNG, JPEG, WebP or TIFF file.{hint}")
+            photos += found
+        else:
+            photos.append(path)
+    return photos, problems
 
 
 def _options(args: argparse.Namespace) -> TagOptions:
@@ -146,13 +172,13 @@ def _model(args: argparse.Namespace) -> SemanticModel:
 
     from ..ram import download_ram, load_efficientnet_lite0, load_ram, recommended_dtype
 
-    named = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    dtype = named.get(args.precision) or recommended_dtype(args.device)
-    if args.model == _LITE:
-        return load_efficientnet_lite0(device=args.device, dtype=dtype)
+    device = pick_device(args.device)
+    dtype = recommended_dtype(device) if args.dtype == "auto" else getattr(torch, args.dtype)
     path = args.model
     if args.download is not None:
-        if args.model not in ("ram", "ram_plus"):
-            raise ValueError(f"--download fetches 'ram' or 'ram_plus', --model is {args.model!r}.")
-        path = download_ram(args.model, args.download)
-    return load_ram(path, device=args.device, dtype=dtype)
+        if path not in ("ram", "ram_plus"):
+            raise ValueError(f"--download fetches 'ram' or 'ram_plus', --model is {path!r}.")
+        path = download_ram(path, args.download)
+    if path == _LITE:
+        return load_efficientnet_lite0(device=device, dtype=dtype)
+    return load_ram(path, device=device, dtype=dtype)
