@@ -12,7 +12,7 @@ from PIL import Image, ImageSequence
 from . import _folders
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
-SUFFIXES = frozenset({".jpg", ".png", ".webp"})
+SUFFIXES = frozenset({".jpg", ".png"})
 
 
 class SamplePhoto(io.ComfyNode):
@@ -67,10 +67,11 @@ class SamplePhoto(io.ComfyNode):
 
 
 def _photos() -> dict[str, Path]:
-    """Menu entry to file: the dark photos, then the well-lit originals that some have."""
+    """Menu entry to file: the dark photos, dark clips, then the well-lit originals that some have."""
     dark = {path.stem: path for path in sorted(SAMPLES.iterdir()) if path.suffix in SUFFIXES}
+    clips = {path.stem: path for path in sorted((SAMPLES / "clips").iterdir())}
     well_lit = {f"{path.stem} (well lit)": path for path in sorted((SAMPLES / "reference").iterdir())}
-    return dark | well_lit
+    return dark | clips | well_lit
 
 
 def _path_of(photo: str) -> Path:

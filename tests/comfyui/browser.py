@@ -58,7 +58,9 @@ def chromium() -> str:
         found = shutil.which(name)
         if found:
             return found
-    raise RuntimeError("no Chromium found: install one (Debian: apt-get install chromium) or set SEMILLIE_CHROMIUM")
+    raise RuntimeError(
+        "no Chromium found: install one (Debian: apt-get install chromium) or set SEMILLIE_CHROMIUM"
+    )
 
 
 @contextlib.contextmanager

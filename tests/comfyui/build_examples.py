@@ -18,13 +18,33 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from blueprint import write_blueprint
 from browser import FIT, RUN, comfy_page, export, screenshot
+from client import Server
 from engine import REPOSITORY, prepare
 from examples import EXAMPLES, Example
 from packing import copy_tree, make_zip, server_with
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps, ImageSequence
+from playwright.sync_api import Page
 
-THUMBNAIL = (640, 400)
+THUMBNAIL = (768, 480)
+
+HELP_PICTURES = {
+    "Brighten a Dark Photo": ("SemiLLIE_SamplePhoto", "SemiLLIE_LoadModel", "SemiLLIE_Enhance"),
+    "Tags Before and After": ("SemiLLIE_LoadRAM", "SemiLLIE_RAMTag", "SemiLLIE_SemanticDrift"),
+    "Low-Light Report": ("SemiLLIE_LowLightReport",),
+}
+
+BOX = """(kind) => {
+    const nodes = window.app.graph.nodes.filter(n => n.type === kind)
+    const [x, y, width, height] = nodes[nodes.length - 1].getBounding()
+    const ds = window.app.canvas.ds
+    const convert = (at) => ds.convertOffsetToCanvas(at)
+    const [left, top] = convert([x, y])
+    const [right, bottom] = convert([x + width, y + height])
+    const canvas = document.getElementById('graph-canvas').getBoundingClientRect()
+    return {x: left + canvas.x - 8, y: top + canvas.y - 8, width: right - left + 16, height: bottom - top + 16}
+}"""
 
 LAY_OUT = """async ([prompt, layout, titles, note, noteBox, name]) => {
     await window.app.loadApiJson(prompt, name)
@@ -48,6 +68,8 @@ LAY_OUT = """async ([prompt, layout, titles, note, noteBox, name]) => {
 
 log = logging.getLogger("examples")
 
+SHOTS = Path(tempfile.gettempdir()) / "semillie-shots"
+
 
 def tidy(workflow: dict[str, Any]) -> dict[str, Any]:
     """Drop what changes from run to run and says nothing."""
@@ -59,7 +81,7 @@ def tidy(workflow: dict[str, Any]) -> dict[str, Any]:
     return workflow
 
 
-def build(page: Any, name: str, example: Example) -> None:
+def build(page: Page, name: str, example: Example) -> None:
     """Write one workflow and its thumbnail."""
     boxes = {key: list(box) for key, box in example.layout.items()}
     page.evaluate(
@@ -76,9 +98,61 @@ def build(page: Any, name: str, example: Example) -> None:
     page.wait_for_timeout(1500)
     page.evaluate(FIT)
     page.wait_for_timeout(500)
-    picture = Path(tempfile.gettempdir()) / f"{name}.png"
-    screenshot(page, picture)
-    log.info("%s: %s", name, picture)
+    screenshot(page, SHOTS / f"{name}.png")
+    page.wait_for_timeout(5000)  # until the page has taken its "Job completed" away
+    for kind in HELP_PICTURES.get(name, ()):
+        photograph_node(page, kind)
+
+
+def photograph_node(page: Page, kind: str) -> None:
+    """Save the picture of a node for its help page."""
+    picture = SHOTS / f"{kind}.png"
+    screenshot(page, picture, clip=page.evaluate(BOX, kind))
+    target = REPOSITORY / "web" / "docs" / "images" / f"{kind}.jpg"
+    target.parent.mkdir(exist_ok=True)
+    with Image.open(picture) as file:
+        file.convert("RGB").save(target, quality=88, optimize=True)
+
+
+def thumbnails(server: Server) -> None:
+    """Draw the pictures of the template browser from what the examples saved."""
+
+    def rows(image: Image.Image) -> Image.Image:
+        return ImageOps.fit(image.convert("RGB"), THUMBNAIL, Image.Resampling.LANCZOS)
+
+    def split(before: Image.Image, after: Image.Image) -> Image.Image:
+        left, right = rows(before), rows(after)
+        middle = THUMBNAIL[0] // 2
+        right.paste(left.crop((0, 0, middle, THUMBNAIL[1])), (0, 0))
+        ImageDraw.Draw(right).line((middle, 0, middle, THUMBNAIL[1]), fill="white", width=3)
+        return right
+
+    def sample(name: str) -> Image.Image:
+        return Image.open(REPOSITORY / "samples" / name)
+
+    def result(name: str, node: str, index: int = 0) -> Image.Image:
+        return Image.open(server.saved(server.run(EXAMPLES[name].prompt), node)[index])
+
+    pictures = {
+        "Brighten a Dark Photo": split(sample("portrait.png"), result("Brighten a Dark Photo", "4")),
+        "Large Photo in Tiles": split(sample("meadow.jpg"), result("Large Photo in Tiles", "4")),
+        "Tags Before and After": split(sample("coffee.png"), result("Tags Before and After", "8")),
+    }
+    clip = result("Batch of Video Frames", "4")
+    frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(clip)]
+    strip = Image.new("RGB", THUMBNAIL)
+    width, height = THUMBNAIL[0] // 2, THUMBNAIL[1] // 2
+    for place, frame in enumerate(frames[:: max(1, len(frames) // 4)][:4]):
+        box = (place % 2 * width, place // 2 * height)
+        strip.paste(ImageOps.fit(frame, (width - 2, height - 2)), box)
+    pictures["Batch of Video Frames"] = strip
+    charts = [result("Low-Light Report", node).convert("RGB") for node in ("5", "6")]
+    stacked = Image.new("RGB", THUMBNAIL)
+    for place, chart in enumerate(charts):
+        stacked.paste(chart.resize((THUMBNAIL[0], height - 2)), (0, place * height))
+    pictures["Low-Light Report"] = stacked
+    for name, picture in pictures.items():
+        picture.save(REPOSITORY / "example_workflows" / f"{name}.jpg", quality=85, optimize=True)
 
 
 def main(names: list[str]) -> None:
@@ -91,6 +165,15 @@ def main(names: list[str]) -> None:
             for name in names or list(EXAMPLES):
                 with comfy_page(server) as page:
                     build(page, name, EXAMPLES[name])
+            with comfy_page(server) as page:
+                page.evaluate("""async () => {
+                    await window.app.loadApiJson({1: {class_type: 'SemiLLIE_DownloadModel',
+                        inputs: {weights: 'RAM++ (3.0 GB)'}}}, 'download')
+                }""")
+                page.evaluate(FIT)
+                photograph_node(page, "SemiLLIE_DownloadModel")
+            write_blueprint()
+            thumbnails(server)
         finally:
             server.stop()
 

@@ -82,9 +82,10 @@ QUICK = Example(
         "5": (730, 60, 420, 500),
     },
     titles={"4": "After: saved in the output folder", "5": "Before"},
-    note="## Brighten a dark photo\n\nPress **Run**. The network and the photo ship with Semi-LLIE, nothing is "
-    "downloaded.\n\n**Your own photo:** double-click the canvas, add *Load Image*, and connect it to *Semi-LLIE "
-    "Enhance* in place of *Dark Sample Photo*.\n\nToo bright? Lower **strength** or **brightness**.",
+    note="## Brighten a dark photo\n\nPress **Run**. The network and the photo ship with Semi-LLIE, nothing "
+    "is downloaded.\n\n**Your own photo:** double-click the canvas, add *Load Image*, and connect it to "
+    "*Semi-LLIE Enhance* in place of *Dark Sample Photo*.\n\nToo bright? Lower **strength** or "
+    "**brightness**.",
     note_box=(40, 400, 290, 300),
     saves=("4",),
 )
@@ -112,11 +113,12 @@ LARGE = Example(
         "6": (750, 510, 560, 400),
     },
     titles={"6": "Illumination: how much light was there"},
-    note="## Large photos\n\nWith **tiling** the photo is computed in overlapping squares, so its size is limited "
-    "by disk and patience, not by memory. All squares share one estimate of the light, so none shows.\n\n*auto* "
-    "tiles only when the whole photo would not fit; 384 here is for show. When memory runs out anyway, the size is "
-    "halved and the work goes on.\n\n**protect_highlights** keeps what was bright already.\n\nThe lower picture is "
-    "the illumination: white where nothing needed brightening. It is a mask that other nodes can use.",
+    note="## Large photos\n\nWith **tiling** the photo is computed in overlapping squares, so its size is "
+    "limited by disk and patience, not by memory. All squares share one estimate of the light, so none "
+    "shows.\n\n*auto* tiles only when the whole photo would not fit; 384 here is for show. When memory runs "
+    "out anyway, the size is halved and the work goes on.\n\n**protect_highlights** keeps what was bright "
+    "already.\n\nThe lower picture is the illumination: white where nothing needed brightening. It is a mask "
+    "that other nodes can use.",
     note_box=(40, 400, 290, 420),
     saves=("4", "6"),
 )
@@ -125,9 +127,7 @@ FRAMES = Example(
     prompt={
         "1": node("SemiLLIE_SamplePhoto", photo="meadow-pan"),
         "2": _load(),
-        "3": node(
-            "SemiLLIE_Enhance", model=["2", 0], image=["1", 0], **ENHANCE | {"images_per_pass": 4}
-        ),
+        "3": node("SemiLLIE_Enhance", model=["2", 0], image=["1", 0], **ENHANCE | {"images_per_pass": 4}),
         "4": node(
             "SaveAnimatedWEBP",
             images=["3", 0],
@@ -147,10 +147,10 @@ FRAMES = Example(
         "5": (750, 560, 480, 340),
     },
     titles={"5": "Frames before"},
-    note="## A batch of frames\n\nAny batch of pictures goes through in one node; **images_per_pass** of them are "
-    "computed at once, and the rest waits outside the GPU, so a long clip needs no more memory than a short "
-    "one.\n\n**Your own video:** *Load Video* → *Get Video Components* → *Semi-LLIE Enhance* → *Create Video* → "
-    "*Save Video*.",
+    note="## A batch of frames\n\nAny batch of pictures goes through in one node; **images_per_pass** of "
+    "them are computed at once, and the rest waits outside the GPU, so a long clip needs no more memory than "
+    "a short one.\n\n**Your own video:** *Load Video* → *Get Video Components* → *Semi-LLIE Enhance* → "
+    "*Create Video* → *Save Video*.",
     note_box=(40, 400, 290, 330),
     saves=("4", "5"),
 )
@@ -185,10 +185,11 @@ TAGS = Example(
         "8": (380, 600, 320, 330),
     },
     titles={"5": "Tags of the dark photo", "6": "Tags of the brightened photo"},
-    note="## What the network recognises, before and after\n\nA tagger names what is in the dark photo and in the "
-    "brightened one, and *Semantic Drift* compares the two.\n\nThe built-in network knows 1000 objects and is not "
-    "RAM. For **Recognize Anything** (4585 tags, English and Chinese) put *ram_plus_swin_large_14m.pth* into "
-    "*models/rams* or run *Download Weights* once, press **R**, and pick it in *Load RAM Model*.",
+    note="## What the network recognises, before and after\n\nA tagger names what is in the dark photo and "
+    "in the brightened one, and *Semantic Drift* compares the two.\n\nThe built-in network knows 1000 "
+    "objects and is not RAM. For **Recognize Anything** (4585 tags, English and Chinese) put "
+    "*ram_plus_swin_large_14m.pth* into *models/rams* or run *Download Weights* once, press **R**, and pick "
+    "it in *Load RAM Model*.",
     note_box=(40, 570, 290, 340),
     saves=("8",),
 )
@@ -217,9 +218,10 @@ REPORT = Example(
         "5": "Report on the dark photo",
         "6": "Report on the brightened photo",
     },
-    note="## Low-light report\n\nWhat is wrong with a photo, in words and numbers: darkness, noise, clipping, colour "
-    "cast. The histogram has dark on the left and bright on the right.\n\nThe **reference** is optional. With one, "
-    "the report adds how close the photo comes to it: PSNR, SSIM and colour difference.",
+    note="## Low-light report\n\nWhat is wrong with a photo, in words and numbers: darkness, noise, "
+    "clipping, colour cast. The histogram has dark on the left and bright on the right.\n\nThe **reference** "
+    "is optional. With one, the report adds how close the photo comes to it: PSNR, SSIM and colour "
+    "difference.",
     note_box=(40, 540, 290, 300),
     saves=("5", "6", "7"),
 )
