@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 
 _ABI = 1
 _INSTALL = "install the compiled backend with `pip install ./native` in the Semi-LLIE repository"
+_INSTRUCTION_SETS = ("auto", "base", "avx2", "avx512")  # enum semillie_isa
 _BACKWARD_ITEMS = 8
 """Independent pieces of work that the backward pass offers at least, where the channels allow it."""
 
@@ -103,6 +104,28 @@ def unavailable_reason() -> str | None:
     return None
 
 
+INSTRUCTION_SET_ENV = "SEMILLIE_NATIVE_ISA"
+"""Environment variable that makes the library use ``"base"``, ``"avx2"`` or ``"avx512"`` code."""
+
+
+def instruction_set() -> str:
+    """Name of the code that runs: ``"avx512"``, ``"avx2"`` or ``"base"`` (SSE4.2, NEON).
+
+    Raises:
+        ValueError: The environment variable ``SEMILLIE_NATIVE_ISA`` asks for one that this machine lacks.
+    """
+    return _INSTRUCTION_SETS[_isa()]
+
+
+def _isa() -> int:
+    best: int = _library().semillie_scan_isa()
+    wanted = os.environ.get(INSTRUCTION_SET_ENV, "auto")
+    usable = _INSTRUCTION_SETS[: best + 1]
+    if wanted not in usable:
+        raise ValueError(f"{INSTRUCTION_SET_ENV} is {wanted!r}; this machine can use {', '.join(usable)}.")
+    return _INSTRUCTION_SETS.index(wanted) or best
+
+
 def scan_2d(
     x: Tensor,
     x_proj_weight: Tensor,
@@ -117,6 +140,31 @@ def scan_2d(
         x, projection, dt_projs_weight, dt_projs_bias, A, D, torch.is_grad_enabled()
     )
     return y
+
+
+def scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    """One-dimensional scan in the kernel form of :mod:`.backends`."""
+    projection = torch.cat([B, C], dim=2).permute(0, 3, 1, 2).contiguous()
+    y, last_state = _Scan1d.apply(  # type: ignore[no-untyped-call]
+        u.transpose(1, 2).contiguous(),
+        delta.transpose(1, 2).contiguous(),
+        projection,
+        A,
+        D,
+        delta_bias,
+        delta_softplus,
+        torch.is_grad_enabled(),
+    )
+    return y.transpose(1, 2).contiguous(), last_state
 
 
 class _Scan2d(torch.autograd.Function):
@@ -136,6 +184,7 @@ class _Scan2d(torch.autograd.Function):
         batch, height, width, channels = x.shape
         states = A.shape[1]
         problem = _Scan(
+            isa=_isa(),
             batch=batch,
             height=height,
             width=width,
@@ -196,6 +245,91 @@ class _Scan2d(torch.autograd.Function):
         return grad_x.add_(grad_x_columns), _merge_parts(grad_projection), *sums, None
 
 
+class _Scan1d(torch.autograd.Function):
+    """``u``, ``delta`` ``(batch, L, channels)``; ``projection`` ``(batch, L, G, 2N)``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        u: Tensor,
+        delta: Tensor,
+        projection: Tensor,
+        A: Tensor,
+        D: Tensor | None,
+        bias: Tensor | None,
+        softplus: bool,
+        grad_enabled: bool,
+    ) -> tuple[Tensor, Tensor]:
+        batch, length, channels = u.shape
+        groups = projection.shape[2]
+        problem = _Scan(
+            isa=_isa(),
+            batch=batch,
+            height=1,
+            width=length,
+            channels=channels // groups,
+            states=A.shape[1],
+            groups=groups,
+            softplus=softplus,
+        )
+        y, last_state = torch.empty_like(u), A.new_empty(batch, *A.shape)
+        saved = _checkpoints(problem, u) if grad_enabled and any(ctx.needs_input_grad) else None
+        tensors = {
+            "u": u,
+            "projection": projection,
+            "delta": delta,
+            "dt_bias": bias,
+            "a": A,
+            "d": D,
+            "y": y,
+            "last_state": last_state,
+            "checkpoints": saved,
+        }
+        _forward(problem, tensors, chains=groups)
+        ctx.save_for_backward(u, delta, projection, A, D, bias, saved)
+        ctx.problem = problem
+        return y, last_state
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
+        u, delta, projection, A, D, bias, saved = ctx.saved_tensors
+        batch, groups = u.shape[0], projection.shape[2]
+        parts = _backward_parts(ctx.problem, chains=groups)
+        grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
+        grad_projection = u.new_empty(parts, *projection.shape)
+        grad_a = A.new_empty(batch, *A.shape)
+        grad_d, grad_bias = (None if t is None else t.new_empty(batch, *t.shape) for t in (D, bias))
+        tensors = {
+            "u": u,
+            "projection": projection,
+            "delta": delta,
+            "dt_bias": bias,
+            "a": A,
+            "d": D,
+            "checkpoints": saved,
+            "grad_y": grad_y.contiguous(),
+            "grad_last": grad_last.contiguous(),
+            "grad_u": grad_u,
+            "grad_delta": grad_delta,
+            "grad_projection": grad_projection,
+            "grad_a": grad_a,
+            "grad_d": grad_d,
+            "grad_dt_bias": grad_bias,
+        }
+        _backward(ctx.problem, tensors, chains=groups, parts=parts)
+        return (
+            grad_u,
+            grad_delta,
+            _merge_parts(grad_projection),
+            grad_a.sum(0),
+            None if grad_d is None else grad_d.sum(0),
+            None if grad_bias is None else grad_bias.sum(0),
+            None,
+            None,
+        )
+
+
 def _merge_parts(t: Tensor) -> Tensor:
     """Sum over the first axis, one by one: in a fixed order and without a copy of a single part."""
     total = t[0]
@@ -213,7 +347,7 @@ def _checkpoints(problem: _Scan, like: Tensor) -> Tensor:
 
 def _backward_parts(problem: _Scan, *, chains: int) -> int:
     """Number of channel ranges, from the shapes alone: it decides the order of summation."""
-    lanes: int = _library().semillie_scan_lanes(0)
+    lanes: int = _library().semillie_scan_lanes(problem.isa)
     vectors: int = -(-problem.channels // lanes)
     outputs: int = problem.batch * chains
     return max(1, min(vectors, _BACKWARD_ITEMS // max(1, outputs)))
