@@ -8,6 +8,7 @@ imports stay inside ``run``, so that help and usage errors are instant.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; those of the process by default.
 
     Returns:
-        The exit status: 130 after Ctrl-C, otherwise the subcommand's.
+        The exit status: 130 after Ctrl-C, 141 when the output's reader is gone, otherwise the subcommand's.
     """
     parser = argparse.ArgumentParser(prog="semillie", description="Brighten dark photos with Semi-LLIE.")
     parser.add_argument("--version", action="version", version=f"semillie {__version__}")
@@ -42,4 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nsemillie: stopped.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Whoever reads the output, such as head, has seen enough; nothing must be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return status

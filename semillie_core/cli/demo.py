@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
     """Make the pictures."""
     from ..image_io import read_photo, side_by_side, write_photo
 
-    samples = [str(SAMPLES)] if SAMPLES.is_dir() else []
+    # The clip for video workflows is no photo.
+    samples = [str(path) for path in sorted(SAMPLES.glob("*")) if path.suffix in (".jpg", ".png")]
     if not samples and not args.photos:
         raise UsageError(
             "The sample photos are in the repository, not in the installed package: name a photo."

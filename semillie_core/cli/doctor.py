@@ -79,7 +79,9 @@ def _weights() -> list[str]:
 
     print("Bundled weights:")
     sums = BUNDLED_FOLDER / "SHA256SUMS"
-    lines = sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else []
+    if not sums.is_file():
+        return [f"{sums} is missing: no weights ship with this copy."]
+    lines = sums.read_text(encoding="utf-8").splitlines()
     expected = {name: digest for digest, name in (line.split(maxsplit=1) for line in lines)}
     problems = []
     for name, path in bundled_models().items():
@@ -93,7 +95,4 @@ def _weights() -> list[str]:
             problems.append(str(error))
             continue
         print(f"  {name}: {model.variant}, {model.parameter_count:,} parameters, intact")
-    problems += [f"{BUNDLED_FOLDER / name} is missing. Install Semi-LLIE again." for name in expected]
-    if not lines:
-        problems.append(f"{sums} is missing: no weights ship with this copy.")
-    return problems
+    return problems + [f"{BUNDLED_FOLDER / name} is missing. Install Semi-LLIE again." for name in expected]

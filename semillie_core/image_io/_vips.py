@@ -27,7 +27,7 @@ def load_vips() -> Any:
     return pyvips
 
 
-def reason(error: Exception) -> str:
-    """The last line of a libvips error, which names the cause."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].rstrip(".") if lines else "unknown error"
+def reason(error: Any) -> str:
+    """The cause that a ``pyvips.Error`` names, without the noise around it."""
+    causes = [line.strip().rstrip(".") for line in error.detail.splitlines() if line.strip()]
+    return causes[0] if causes else str(error.message)

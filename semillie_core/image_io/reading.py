@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ._tiff import exif_of_tiff
 from ._vips import load_vips, reason
 from .photo import Photo, PhotoError
 
@@ -21,8 +22,7 @@ _LOADERS = {
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DEPTHS = {"uchar": 8, "ushort": 16}
 _COLOUR_SPACES = ("srgb", "rgb", "rgb16", "b-w", "grey16")
-# EXIF's IFD 1 describes the embedded thumbnail, which would go on showing the dark photo.
-_METADATA = re.compile(r"(icc-profile|xmp|iptc|exif)-data|exif-ifd[^1].*|png-comment-.*")
+_METADATA = re.compile(r"(icc-profile|xmp|iptc|exif)-data|png-comment-.*")
 _XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>)\s*)[2-8]""")
 
 
@@ -60,8 +60,8 @@ def read_photo(path: str | Path) -> Photo:
         array = image.numpy()
     except vips.Error as error:
         raise PhotoError(
-            f"{path} is a truncated or damaged {file_format.upper()} file ({reason(error)}). "
-            "Copy it again from its source."
+            f"{path} is a truncated, damaged or unusual {file_format.upper()} file ({reason(error)}). "
+            "Copy it again from its source, or save it anew in another program."
         ) from error
     planes = (
         torch.from_numpy(array.astype(np.float32))
@@ -71,12 +71,15 @@ def read_photo(path: str | Path) -> Photo:
     planes = planes / (2**bit_depth - 1)
     if colours == 1:
         planes = torch.cat([planes[:1].expand(3, -1, -1), planes[1:]])
+    metadata = _metadata(image)
+    if file_format == "tiff" and (exif := exif_of_tiff(data)):
+        metadata["exif-data"] = exif
     return Photo(
         planes.contiguous(),
         file_format,
         bit_depth,
         is_grey=colours == 1,
-        metadata=_metadata(image),
+        metadata=metadata,
         resolution=(image.xres, image.yres),
     )
 

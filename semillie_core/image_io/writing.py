@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..inference.controls import luma
+from ._tiff import add_exif_to_tiff
 from ._vips import load_vips, reason
 from .photo import PHOTO_SUFFIXES, Photo, PhotoError
 
@@ -59,10 +60,16 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
         for name, value in like.metadata.items():
             gtype = vips.GValue.blob_type if isinstance(value, bytes) else vips.GValue.gstr_type
             image.set_type(gtype, name, value)
+        # Setting EXIF sets what it says: turned, and with a thumbnail of the dark photo.
+        image.set_type(vips.GValue.gint_type, "orientation", 1)
+        image.remove("jpeg-thumbnail-data")
     try:
         encoded = _encode(image, file_format, quality)
     except vips.Error as error:
         raise PhotoError(f"{path} cannot be encoded as {file_format.upper()}: {reason(error)}.") from error
+    exif = like.metadata.get("exif-data") if like is not None else None
+    if file_format == "tiff" and isinstance(exif, bytes):
+        encoded = add_exif_to_tiff(encoded, exif)
     _write_atomically(path, encoded)
 
 

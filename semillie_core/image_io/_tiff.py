@@ -1,0 +1,75 @@
+"""EXIF in TIFF files, which libvips neither reads nor writes.
+
+An EXIF block is a small TIFF file without a picture: a directory of descriptive tags, two of which point to the
+directories of camera and position. In a TIFF photo the same tags are part of the photo's own directory.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from PIL import Image
+
+_DESCRIPTIVE_TAGS = (270, 271, 272, 305, 306, 315, 33432)
+"""ImageDescription, Make, Model, Software, DateTime, Artist, Copyright."""
+_DIRECTORY_TAGS = (0x8769, 0x8825)
+"""Camera (EXIF) and position (GPS)."""
+_INTEROPERABILITY = 0xA005
+"""Points to a third directory, which says nothing about the photo."""
+
+
+def exif_of_tiff(data: bytes) -> bytes | None:
+    """The EXIF of a TIFF file as the block that other formats hold.
+
+    Args:
+        data: The file.
+
+    Returns:
+        The block, or ``None`` if there is no EXIF or it is damaged.
+    """
+    try:
+        exif = _select(data, "<")
+    except (ValueError, KeyError, TypeError, SyntaxError, OSError, struct.error):
+        return None
+    return exif.tobytes() if len(exif) else None
+
+
+def add_exif_to_tiff(data: bytes, block: bytes) -> bytes:
+    """A TIFF file with the tags of an EXIF block added to its own.
+
+    Args:
+        data: A file as libvips writes it: one directory, 32-bit offsets.
+        block: EXIF, as other formats hold it.
+    """
+    order = "<" if data[:2] == b"II" else ">"
+    data += bytes(len(data) % 2)
+    header = len(b"Exif\0\0") + 8
+    added = _select(block, order).tobytes(len(data))[header:]
+    entries = _entries(added, 0, order) | _entries(data, struct.unpack_from(f"{order}I", data, 4)[0], order)
+    directory = (
+        struct.pack(f"{order}H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
+    )
+    data += added + bytes(len(added) % 2)
+    return data[:4] + struct.pack(f"{order}I", len(data)) + data[8:] + directory
+
+
+def _select(data: bytes, order: str) -> Image.Exif:
+    """The tags that describe the photo rather than the file."""
+    found, selected = Image.Exif(), Image.Exif()
+    found.load(data)
+    selected.endian = order
+    for tag in _DESCRIPTIVE_TAGS:
+        if tag in found:
+            selected[tag] = found[tag]
+    for tag in _DIRECTORY_TAGS:
+        directory = {key: value for key, value in found.get_ifd(tag).items() if key != _INTEROPERABILITY}
+        if directory:
+            selected[tag] = directory
+    return selected
+
+
+def _entries(data: bytes, offset: int, order: str) -> dict[int, bytes]:
+    """The entries of a directory by tag, as they are in the file."""
+    (count,) = struct.unpack_from(f"{order}H", data, offset)
+    raw = [data[start : start + 12] for start in range(offset + 2, offset + 2 + 12 * count, 12)]
+    return {struct.unpack_from(f"{order}H", entry)[0]: entry for entry in raw}

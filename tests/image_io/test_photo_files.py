@@ -1,0 +1,402 @@
+"""Photo files keep what they carry, and broken ones are refused by name."""
+
+import builtins
+import io
+import os
+import stat
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageCms, PngImagePlugin
+from PIL.TiffImagePlugin import IFDRational
+
+from semillie_core.image_io import Photo, PhotoError, load_vips, read_photo, side_by_side, write_photo
+
+pyvips = pytest.importorskip("pyvips", reason="photo files need the extra cli")
+
+LOSSLESS = (".png", ".tif")
+FORMATS = {".png": "png", ".jpg": "jpeg", ".webp": "webp", ".tif": "tiff"}
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6" tiff:Make="ACME"/>'
+    b"</rdf:RDF></x:xmpmeta>"
+)
+
+
+def noise(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def smooth(height=48, width=64):
+    """A picture that lossy formats keep nearly as it is."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    return torch.stack([0.2 + 0.6 * x, 0.2 + 0.6 * y, 0.7 - 0.4 * x * y])
+
+
+def to_pil(pixels):
+    return Image.fromarray((pixels * 255).round().byte().movedim(0, -1).numpy())
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+@pytest.mark.parametrize("bit_depth", [8, 16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_lossless_files_keep_every_value(tmp_path, suffix, bit_depth, channels):
+    dtype = np.uint8 if bit_depth == 8 else np.uint16
+    values = (noise(21, 35, channels) * (2**bit_depth - 1)).round().numpy().astype(dtype)
+    interpretation = (
+        ("b-w" if bit_depth == 8 else "grey16") if channels < 3 else ("srgb" if bit_depth == 8 else "rgb16")
+    )
+    source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+    pyvips.Image.new_from_array(values, interpretation=interpretation).write_to_file(str(source))
+
+    photo = read_photo(source)
+    assert photo.pixels.shape == (4 if channels in (2, 4) else 3, 21, 35)
+    assert photo.pixels.dtype == torch.float32
+    assert (photo.bit_depth, photo.is_grey, photo.format) == (bit_depth, channels < 3, FORMATS[suffix])
+    write_photo(target, photo.pixels, like=photo)
+
+    again = pyvips.Image.new_from_file(str(target))
+    assert again.format == ("uchar" if bit_depth == 8 else "ushort")
+    np.testing.assert_array_equal(again.numpy().reshape(values.shape), values)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_lossy_files_stay_close(tmp_path, suffix):
+    write_photo(tmp_path / f"a{suffix}", smooth())
+    photo = read_photo(tmp_path / f"a{suffix}")
+    assert photo.format == FORMATS[suffix]
+    torch.testing.assert_close(photo.pixels, smooth(), atol=0.03, rtol=0)
+
+
+def test_webp_of_full_quality_is_lossless(tmp_path):
+    pixels = (noise(4, 17, 19) * 255).round() / 255
+    write_photo(tmp_path / "a.webp", pixels, quality=100)
+    torch.testing.assert_close(read_photo(tmp_path / "a.webp").pixels, pixels)
+
+
+def test_values_are_rounded_not_truncated(tmp_path):
+    pixels = torch.tensor([99.6, 99.4, 300.0]).view(3, 1, 1) / 255
+    write_photo(tmp_path / "a.png", pixels)
+    assert np.asarray(Image.open(tmp_path / "a.png")).ravel().tolist() == [100, 99, 255]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_photos_become_upright_once(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    options = (
+        {"lossless": True}
+        if suffix == ".webp"
+        else {"quality": 100, "subsampling": 0}
+        if suffix == ".jpg"
+        else {}
+    )
+    to_pil(smooth()).save(tmp_path / f"in{suffix}", exif=exif, **options)
+    upright = np.asarray(_transposed(to_pil(smooth()), orientation)).astype(np.float32) / 255
+
+    photo = read_photo(tmp_path / f"in{suffix}")
+    torch.testing.assert_close(photo.pixels.movedim(0, -1), torch.from_numpy(upright), atol=0.02, rtol=0)
+    write_photo(tmp_path / f"out{suffix}", photo.pixels, like=photo, quality=100)
+    with Image.open(tmp_path / f"out{suffix}") as written:
+        assert written.getexif().get(274, 1) == 1
+        assert (written.height, written.width) == tuple(photo.pixels.shape[1:])
+
+
+def _transposed(image, orientation):
+    """Undo an EXIF orientation as EXIF 2.3 (4.6.4 A) describes it."""
+    steps = {
+        1: [],
+        2: [Image.Transpose.FLIP_LEFT_RIGHT],
+        3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE],
+        6: [Image.Transpose.ROTATE_270],
+        7: [Image.Transpose.TRANSVERSE],
+        8: [Image.Transpose.ROTATE_90],
+    }
+    for step in steps[orientation]:
+        image = image.transpose(step)
+    return image
+
+
+def save_with_metadata(path, built, icc):
+    """Save the smooth picture as a camera or an editor would."""
+    exif = Image.Exif()
+    exif.load(built.tobytes())
+    options = {"xmp": XMP}
+    if path.suffix == ".png":
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", XMP.decode())
+        options = {"pnginfo": info}
+    elif path.suffix == ".tif":
+        exif[700] = XMP
+        options = {}
+    to_pil(smooth()).save(path, exif=exif, icc_profile=icc, dpi=(300, 300), **options)
+
+
+@pytest.mark.parametrize("source", [".jpg", ".png", ".webp", ".tif"])
+@pytest.mark.parametrize("target", [".jpg", ".png", ".webp", ".tif"])
+def test_profile_exif_and_xmp_are_kept(tmp_path, source, target):
+    exif = Image.Exif()
+    exif[271], exif[274] = "ACME", 6
+    exif[0x8769] = {33434: IFDRational(1, 50), 36867: "2024:12:24 18:00:00"}
+    exif[0x8825] = {1: "N", 2: (IFDRational(59), IFDRational(20), IFDRational(3, 10))}
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    save_with_metadata(tmp_path / f"in{source}", exif, icc)
+
+    photo = read_photo(tmp_path / f"in{source}")
+    write_photo(tmp_path / f"out{target}", photo.pixels, like=photo)
+    torch.testing.assert_close(read_photo(tmp_path / f"out{target}").pixels, photo.pixels, atol=0.03, rtol=0)
+    with Image.open(tmp_path / f"out{target}") as written:
+        written.load()
+        found = written.getexif()
+        assert written.info["icc_profile"] == icc
+        assert found.get(271) == "ACME"
+        assert found.get(274, 1) == 1
+        camera, position = found.get_ifd(0x8769), found.get_ifd(0x8825)
+        assert (camera[36867], float(camera[33434])) == ("2024:12:24 18:00:00", 0.02)
+        assert (position[1], [float(x) for x in position[2]]) == ("N", [59, 20, 0.3])
+        if ".webp" not in (source, target):  # WebP has no resolution.
+            assert written.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    xmp = pyvips.Image.new_from_file(str(tmp_path / f"out{target}")).get("xmp-data")
+    assert b'tiff:Make="ACME"' in xmp
+    assert b'tiff:Orientation="1"' in xmp
+
+
+@pytest.mark.parametrize("bit_depth", [8, 16])
+def test_exif_in_tiff_survives_a_second_round(tmp_path, bit_depth):
+    exif = Image.Exif()
+    exif[270], exif[271] = "night, odd length", "ACME"
+    exif[0x8769] = {33434: IFDRational(1, 50), 0xA005: {1: "R98"}}
+    photo = Photo(noise(4, 7, 5), "tiff", bit_depth, metadata={"exif-data": exif.tobytes()})
+    for name in ("a.tif", "b.tif"):
+        write_photo(tmp_path / name, photo.pixels, like=photo)
+        photo = read_photo(tmp_path / name)
+        found = Image.Exif()
+        found.load(photo.metadata["exif-data"])
+        assert (found[270], found[271]) == ("night, odd length", "ACME")
+        assert dict(found.get_ifd(0x8769)) == {33434: IFDRational(1, 50)}
+    assert photo.bit_depth == bit_depth
+    torch.testing.assert_close(photo.pixels, noise(4, 7, 5), atol=0.51 / (2**bit_depth - 1), rtol=0)
+
+
+def test_damaged_exif_does_not_cost_the_photo(tmp_path):
+    exif = Image.Exif()
+    exif[271] = "ACME"
+    to_pil(smooth()).save(tmp_path / "a.tif", exif=exif)
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    at = content.index((271).to_bytes(2, "little") + (2).to_bytes(2, "little"))
+    content[at + 2 : at + 12] = b"\xff" * 10
+    (tmp_path / "a.tif").write_bytes(content)
+    photo = read_photo(tmp_path / "a.tif")
+    write_photo(tmp_path / "b.tif", photo.pixels, like=photo)
+    torch.testing.assert_close(read_photo(tmp_path / "b.tif").pixels, smooth(), atol=0.01, rtol=0)
+
+
+def test_wide_gamut_values_and_profile_pass_unchanged(tmp_path):
+    pixels = (smooth() * 255).round() / 255
+    icc = pyvips.Image.profile_load("p3")
+    assert icc != pyvips.Image.profile_load("srgb")
+    to_pil(pixels).save(tmp_path / "in.png", icc_profile=icc)
+    photo = read_photo(tmp_path / "in.png")
+    torch.testing.assert_close(photo.pixels, pixels)
+    write_photo(tmp_path / "out.png", photo.pixels, like=photo)
+    with Image.open(tmp_path / "out.png") as written:
+        assert written.info["icc_profile"] == icc
+
+
+def test_the_thumbnail_of_the_dark_photo_is_dropped(tmp_path):
+    thumbnail = io.BytesIO()
+    to_pil(smooth(12, 16)).save(thumbnail, "JPEG")
+    exif = Image.Exif()
+    exif[271] = "ACME"
+    to_pil(smooth()).save(tmp_path / "plain.jpg", exif=_with_thumbnail(exif.tobytes(), thumbnail.getvalue()))
+    photo = read_photo(tmp_path / "plain.jpg")
+    write_photo(tmp_path / "out.jpg", photo.pixels, like=photo)
+    assert thumbnail.getvalue() in (tmp_path / "plain.jpg").read_bytes()
+    content = (tmp_path / "out.jpg").read_bytes()
+    assert content.count(b"\xff\xd8\xff") == 1
+    assert b"ACME" in content
+
+
+def _with_thumbnail(exif, jpeg):
+    """Append an IFD 1 with a JPEG thumbnail (EXIF 2.3, 4.5.8) to Pillow's EXIF block."""
+    block = bytearray(exif[6:])
+    order = "little" if block[:2] == b"II" else "big"
+    ifd0 = int.from_bytes(block[4:8], order)
+    count = int.from_bytes(block[ifd0 : ifd0 + 2], order)
+    start = len(block)
+    block[ifd0 + 2 + 12 * count : ifd0 + 6 + 12 * count] = start.to_bytes(4, order)
+    entries = [(0x0103, 3, 6), (0x0201, 4, start + 2 + 36 + 4), (0x0202, 4, len(jpeg))]
+    block += len(entries).to_bytes(2, order)
+    for tag, kind, value in entries:
+        size = 2 if kind == 3 else 4
+        block += tag.to_bytes(2, order) + kind.to_bytes(2, order) + (1).to_bytes(4, order)
+        block += value.to_bytes(size, order).ljust(4, b"\0")
+    return exif[:6] + bytes(block) + bytes(4) + jpeg
+
+
+def test_cmyk_becomes_srgb(tmp_path):
+    to_pil(smooth()).convert("CMYK").save(tmp_path / "in.jpg", quality=95)
+    photo = read_photo(tmp_path / "in.jpg")
+    assert photo.pixels.shape == (3, 48, 64)
+    # Inks differ from light, but what is brighter and redder stays so.
+    assert photo.pixels[0, :, -1].mean() > photo.pixels[0, :, 0].mean() + 0.2
+    write_photo(tmp_path / "out.jpg", photo.pixels, like=photo)
+    with Image.open(tmp_path / "out.jpg") as written:
+        assert written.mode == "RGB"
+        assert b"RGB " in written.info["icc_profile"][:20]
+
+
+def test_palette_and_one_bit_pictures_are_read(tmp_path):
+    to_pil(smooth()).quantize(16).save(tmp_path / "palette.png")
+    assert read_photo(tmp_path / "palette.png").pixels.shape == (3, 48, 64)
+    Image.fromarray(np.eye(9, dtype=bool)).save(tmp_path / "bit.png")
+    torch.testing.assert_close(read_photo(tmp_path / "bit.png").pixels, torch.eye(9).expand(3, 9, 9))
+
+
+def test_alpha_is_put_on_white_where_the_format_has_none(tmp_path):
+    pixels = torch.zeros(4, 32, 32)
+    pixels[3, :, 16:] = 1
+    write_photo(tmp_path / "a.jpg", pixels)
+    result = read_photo(tmp_path / "a.jpg").pixels
+    assert result[:, :, :8].min() > 0.98
+    assert result[:, :, 24:].max() < 0.02
+
+
+def test_format_follows_the_content_not_the_name(tmp_path):
+    to_pil(smooth()).save(tmp_path / "a.png", "JPEG")
+    assert read_photo(tmp_path / "a.png").format == "jpeg"
+
+
+def test_names_that_look_like_options_are_names(tmp_path):
+    path = tmp_path / "a[page=3].png"
+    write_photo(path, smooth())
+    assert read_photo(path).pixels.shape == (3, 48, 64)
+
+
+def test_a_changed_file_is_read_anew(tmp_path):
+    for level in (0.0, 1.0):
+        write_photo(tmp_path / "a.png", torch.full((3, 4, 4), level))
+        assert read_photo(tmp_path / "a.png").pixels.unique().tolist() == [level]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+@pytest.mark.parametrize("part", [0.5, 0.9])
+def test_truncated_files_are_errors(tmp_path, suffix, part):
+    path = tmp_path / f"a{suffix}"
+    write_photo(path, noise(3, 128, 128))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(PhotoError, match="truncated, damaged") as error:
+        read_photo(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"plain text", "is not a PNG, JPEG, WebP or TIFF file"),
+        (b"GIF89a" + bytes(20), "is not a PNG, JPEG, WebP or TIFF file"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not a PNG, JPEG, WebP or TIFF file"),
+        (b"\xff\xd8\xff\xe0", "truncated, damaged"),
+    ],
+)
+def test_files_that_are_no_photos_are_refused(tmp_path, content, message):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    with pytest.raises(PhotoError, match=message) as error:
+        read_photo(path)
+    assert str(path) in str(error.value)
+
+
+def test_missing_files_and_folders_are_refused(tmp_path):
+    with pytest.raises(PhotoError, match="does not exist"):
+        read_photo(tmp_path / "none.jpg")
+    with pytest.raises(PhotoError, match=r"is a folder|cannot be read"):
+        read_photo(tmp_path)
+
+
+def test_several_pictures_floats_and_other_colour_spaces_are_refused(tmp_path):
+    frames = [to_pil(smooth()), to_pil(1 - smooth())]
+    frames[0].save(tmp_path / "clip.webp", save_all=True, append_images=frames[1:])
+    with pytest.raises(PhotoError, match="holds 2 pictures"):
+        read_photo(tmp_path / "clip.webp")
+    frames[0].save(tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
+    with pytest.raises(PhotoError, match="holds 2 pictures"):
+        read_photo(tmp_path / "pages.tif")
+    image = pyvips.Image.new_from_array(noise(8, 8, 3).numpy())
+    image.write_to_file(str(tmp_path / "float.tif"))
+    with pytest.raises(PhotoError, match="samples of type float"):
+        read_photo(tmp_path / "float.tif")
+    to_pil(smooth()).convert("LAB").save(tmp_path / "lab.tif")
+    with pytest.raises(PhotoError, match=r"unusual TIFF|colour space"):
+        read_photo(tmp_path / "lab.tif")
+
+
+def test_unknown_endings_and_wrong_arguments_are_refused(tmp_path):
+    with pytest.raises(PhotoError, match="should end in one of"):
+        write_photo(tmp_path / "a.gif", smooth())
+    with pytest.raises(ValueError, match="quality must be between 1 and 100"):
+        write_photo(tmp_path / "a.jpg", smooth(), quality=0)
+    with pytest.raises(ValueError, match="pixels must be"):
+        write_photo(tmp_path / "a.jpg", smooth()[None])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failed_writes_leave_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    write_photo(path, smooth())
+    before = path.read_bytes()
+    for failure in (OSError(28, "No space left on device"), KeyboardInterrupt()):
+
+        def fail(_descriptor, failure=failure):
+            raise failure
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fail)
+            with pytest.raises((PhotoError, KeyboardInterrupt)):
+                write_photo(path, 1 - smooth())
+        assert path.read_bytes() == before
+        assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(PhotoError, match="cannot be written"):
+        write_photo(tmp_path / "nowhere" / "a.png", smooth())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+def test_new_files_get_the_usual_permissions(tmp_path):
+    write_photo(tmp_path / "a.png", smooth())
+    mask = os.umask(0)
+    os.umask(mask)
+    assert stat.S_IMODE((tmp_path / "a.png").stat().st_mode) == 0o666 & ~mask
+
+
+def test_missing_pyvips_names_the_command_that_installs_it(tmp_path, monkeypatch):
+    real_import = builtins.__import__
+
+    def without_pyvips(name, *args, **kwargs):
+        if name == "pyvips":
+            raise ModuleNotFoundError("No module named 'pyvips'")
+        return real_import(name, *args, **kwargs)
+
+    load_vips.cache_clear()
+    monkeypatch.setattr(builtins, "__import__", without_pyvips)
+    with pytest.raises(PhotoError, match=r"pip install 'semi-llie\[cli\]'"):
+        read_photo(tmp_path / "a.png")
+
+
+def test_side_by_side_keeps_both_and_separates_them():
+    before, after = torch.zeros(3, 5, 400), torch.full((3, 5, 400), 0.5)
+    picture = side_by_side(before, after)
+    assert picture.shape == (3, 5, 804)
+    assert torch.equal(picture[:, :, :400], before)
+    assert torch.equal(picture[:, :, 404:], after)
+    assert picture[:, :, 400:404].min() == 1
+
+
+def test_photo_prints_without_its_pixels():
+    assert len(repr(Photo(smooth(), "png"))) < 120
