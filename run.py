@@ -36,8 +36,9 @@ def run(*command: object, quiet: bool = False) -> int:
 def fingerprint(extras: str) -> str:
     """What an installation depends on, as one hash."""
     digest = hashlib.sha256(f"{extras} {sys.version_info[:2]}".encode())
-    for name in ("pyproject.toml", "constraints.txt"):
-        digest.update((ROOT / name).read_bytes())
+    native = [p for p in sorted((ROOT / "native").rglob("*")) if p.suffix in (".c", ".h", ".py", ".toml")]
+    for path in (ROOT / "pyproject.toml", ROOT / "constraints.txt", *native):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
@@ -78,6 +79,12 @@ def install(extras: str) -> None:
         sys.exit(
             "pip could not install the packages; it says why above. Most often the network is to blame: check it, then "
             "run this again."
+        )
+    # A faster scan for the CPU, compiled here; where that does not work, plain PyTorch does the same.
+    if run(*pip, ROOT / "native", quiet=True) != 0:
+        print(
+            "The compiled CPU scan could not be built here; the slower one in plain PyTorch is used.",
+            flush=True,
         )
     stamp(extras).write_text(fingerprint(extras))
 
