@@ -1,0 +1,316 @@
+"""The semillie command from its arguments to its files."""
+
+import contextlib
+import hashlib
+import io
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("pyvips", reason="the command line needs the extra cli")
+
+from semillie_core import cli
+from semillie_core.cli import demo
+from semillie_core.image_io import read_photo, write_photo
+from semillie_core.network import SemiLLIE, SemiLLIEConfig
+from semillie_core.weights import bundled, save_model
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A small network with random weights: the files do not care what it thinks of the photo."""
+    torch.manual_seed(1)
+    config = SemiLLIEConfig(embed_dim=32, depths=(1,), d_state=2, downscale=4, thumbnail=8, thumbnail_depth=1)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_model(path, SemiLLIE(config), {"data": "none"})
+    return path
+
+
+@pytest.fixture
+def semillie(checkpoint):
+    """``semillie(command, *arguments) -> (status, stdout, stderr)``."""
+
+    def run(command, *arguments):
+        if command in ("enhance", "demo"):
+            arguments = ("--model", checkpoint, *arguments)
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                status = cli.main([command, *map(str, arguments)])
+            except SystemExit as stop:
+                status = stop.code
+        return status, out.getvalue(), err.getvalue()
+
+    return run
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """Write a dark photo; ``photo("a.jpg")`` is its path."""
+
+    def write(name, size=(40, 56), channels=3):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_photo(path, torch.rand(channels, *size) * 0.2)
+        return path
+
+    return write
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_enhances_a_photo_beside_it_and_leaves_it_alone(semillie, photo):
+    source = photo("night.png")
+    before = digest(source)
+    status, out, err = semillie("enhance", source)
+    target = source.with_name("night_enhanced.png")
+    assert (status, err) == (0, "")
+    assert "tiny" in out
+    assert str(target) in out
+    assert digest(source) == before
+    assert read_photo(target).pixels.shape == read_photo(source).pixels.shape
+    assert not torch.equal(read_photo(target).pixels, read_photo(source).pixels)
+
+
+def test_strength_zero_returns_the_photo(semillie, photo, tmp_path):
+    source = photo("night.png")
+    assert semillie("enhance", source, "-o", tmp_path / "same.png", "--strength", "0")[0] == 0
+    assert torch.equal(read_photo(tmp_path / "same.png").pixels, read_photo(source).pixels)
+
+
+def test_bad_files_are_reported_at_the_end_and_the_others_done(semillie, photo, tmp_path):
+    folder = tmp_path / "in"
+    photo("in/a.png")
+    photo("in/z.jpg")
+    (folder / "m.jpg").write_bytes(b"no photo")
+    whole = photo("in/t.png").read_bytes()
+    (folder / "t.png").write_bytes(whole[: len(whole) // 2])
+    status, out, err = semillie("enhance", folder, tmp_path / "gone.jpg", "-o", tmp_path / "out")
+    assert status == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "z.jpg"]
+    assert "2 enhanced, 0 kept, 3 failed" in out
+    for name, cause in (("m.jpg", "is not a PNG"), ("t.png", "truncated"), ("gone.jpg", "does not exist")):
+        assert any(name in line and cause in line for line in err.splitlines())
+
+
+def test_existing_results_are_kept_unless_told_otherwise(semillie, photo, tmp_path):
+    source, target = photo("a.png"), tmp_path / "a_enhanced.png"
+    target.write_bytes(b"mine")
+    status, out, _ = semillie("enhance", source)
+    assert status == 0
+    assert "exists already" in out
+    assert target.read_bytes() == b"mine"
+    assert semillie("enhance", source, "--overwrite")[0] == 0
+    assert read_photo(target).pixels.shape == (3, 40, 56)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="symbolic links need a privilege on Windows")
+def test_a_photo_is_not_overwritten_through_a_link(semillie, photo, tmp_path):
+    source = photo("in/a.png")
+    before = digest(source)
+    (tmp_path / "link.png").symlink_to(source)
+    (tmp_path / "out").symlink_to(tmp_path / "in", target_is_directory=True)
+    assert semillie("enhance", source, "-o", tmp_path / "link.png", "--overwrite")[0] == 2
+    assert semillie("enhance", source, "-o", tmp_path / "out", "--overwrite")[0] == 0
+    assert digest(source) == before
+    assert (tmp_path / "in" / "a_enhanced.png").is_file()
+
+
+def test_compare_shows_both_and_format_converts(semillie, photo, tmp_path):
+    source = photo("a.png", channels=4)
+    assert (
+        semillie(
+            "enhance", source, "-o", tmp_path / "out", "--compare", "--format", "webp", "--quality", "100"
+        )[0]
+        == 0
+    )
+    result = read_photo(tmp_path / "out" / "a.webp")
+    assert result.format == "webp"
+    torch.testing.assert_close(result.pixels[3], read_photo(source).pixels[3])
+    with Image.open(tmp_path / "out" / "a_compare.jpg") as picture:
+        assert picture.size == (2 * 56 + 2, 40)
+
+
+def test_sixteen_bits_and_grey_stay(semillie, tmp_path):
+    import numpy as np
+    import pyvips
+
+    values = (torch.rand(24, 24, 1) * 9000).numpy().astype(np.uint16)
+    pyvips.Image.new_from_array(values, interpretation="grey16").write_to_file(str(tmp_path / "a.tif"))
+    assert semillie("enhance", tmp_path / "a.tif")[0] == 0
+    result = read_photo(tmp_path / "a_enhanced.tif")
+    assert (result.bit_depth, result.is_grey) == (16, True)
+    assert len(result.pixels.unique()) > 256
+
+
+def test_tiles_change_little(semillie, photo, tmp_path):
+    source = photo("a.png", size=(150, 300))
+    for name, tile in (("whole.png", "off"), ("tiled.png", "128")):
+        assert semillie("enhance", source, "-o", tmp_path / name, "--tile", tile)[0] == 0
+    whole, tiled = read_photo(tmp_path / "whole.png").pixels, read_photo(tmp_path / "tiled.png").pixels
+    assert (whole - tiled).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--strength", "2"], "--strength must be between 0 and 1"),
+        (["--protect-highlights", "-1"], "--protect-highlights must be between 0 and 1"),
+        (["--quality", "0"], "--quality must be between 1 and 100"),
+        (["--tile", "12"], "at least 128"),
+        (["--device", "tpu"], "invalid choice"),
+        (["--device", "cuda"], "finds no cuda device"),
+        (["--model", "nonesuch"], "nonesuch"),
+        (["--output", "x.png", "--format", "jpeg"], "contradict"),
+    ],
+)
+def test_calls_that_make_no_sense_end_with_two(semillie, photo, arguments, message):
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    source = photo("a.png")
+    status, _, err = semillie("enhance", source, *arguments)
+    assert status == 2
+    assert message in err
+    assert list(source.parent.iterdir()) == [source]
+
+
+def test_ctrl_c_leaves_no_half_written_file(semillie, photo, tmp_path, monkeypatch):
+    source = photo("a.png")
+
+    def interrupt(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupt)
+    status, _, err = semillie("enhance", source, "-o", tmp_path / "out")
+    assert status == 130
+    assert "stopped" in err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_running_out_of_memory_fails_the_photo_not_the_run(semillie, photo, tmp_path, monkeypatch):
+    from semillie_core import inference
+
+    real = inference.enhance
+
+    def scarce(model, image, **options):
+        if image.shape[-1] > 60:
+            raise torch.OutOfMemoryError("out of memory")
+        return real(model, image, **options)
+
+    monkeypatch.setattr(inference, "enhance", scarce)
+    big, small = photo("big.png", size=(40, 80)), photo("small.png")
+    status, _, err = semillie("enhance", big, small)
+    assert status == 1
+    assert "big.png needs more memory" in err
+    assert (tmp_path / "small_enhanced.png").is_file()
+
+
+def test_unexpected_errors_are_not_hidden(semillie, photo, monkeypatch):
+    from semillie_core import inference
+
+    def broken(*_args, **_kwargs):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(inference, "enhance", broken)
+    with pytest.raises(RuntimeError, match="a defect"):
+        semillie("enhance", photo("a.png"))
+
+
+def test_demo_pictures_the_samples_and_the_users_photos(semillie, photo, tmp_path, monkeypatch):
+    samples = tmp_path / "samples"
+    photo("samples/one.jpg")
+    photo("samples/two.png")
+    (samples / "clip.webp").write_bytes(b"not for the demo")
+    monkeypatch.setattr(demo, "SAMPLES", samples)
+    mine = photo("mine/one.png")
+    status, out, _ = semillie("demo", mine, "-o", tmp_path / "results")
+    assert status == 0
+    pictures = {path.name: read_photo(path) for path in (tmp_path / "results").iterdir()}
+    assert set(pictures) == {"one_before_after.jpg", "two_before_after.jpg", "one-2_before_after.jpg"}
+    assert all(picture.pixels.shape == (3, 40, 114) for picture in pictures.values())
+    before = pictures["two_before_after.jpg"].pixels[:, :, :56]
+    torch.testing.assert_close(
+        before.mean(), read_photo(samples / "two.png").pixels.mean(), atol=0.01, rtol=0
+    )
+    assert str((tmp_path / "results").resolve()) in out
+    assert out.count(" s, mean brightness") == 3
+
+
+def test_demo_without_samples_asks_for_a_photo(semillie, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "SAMPLES", tmp_path / "none")
+    status, _, err = semillie("demo", "-o", tmp_path / "results")
+    assert status == 2
+    assert "name a photo" in err
+
+
+def test_models_describes_checkpoints(semillie, checkpoint):
+    status, out, _ = semillie("models", checkpoint)
+    assert status == 0
+    assert "tiny: Semi-LLIE, compact" in out
+    assert "data: none" in out
+    status, _, err = semillie("models", checkpoint.with_name("other.pth"))
+    assert status == 2
+    assert "other.pth" in err
+
+
+def test_doctor_notices_damaged_and_missing_weights(semillie, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(bundled, "BUNDLED_FOLDER", tmp_path)
+    weights = tmp_path / "tiny.safetensors"
+    weights.write_bytes(checkpoint.read_bytes())
+    sums = tmp_path / "SHA256SUMS"
+    assert "is missing: no weights" in semillie("doctor")[1]
+
+    sums.write_text(f"{digest(weights)}  tiny.safetensors\n", encoding="utf-8")
+    status, out, _ = semillie("doctor")
+    assert status == 0
+    assert "tiny: compact" in out
+    assert torch.__version__ in out
+    assert "chunked: available" in out
+    assert "Everything is in order." in out
+
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    status, out, _ = semillie("doctor")
+    assert status == 1
+    assert f"{weights} is not the file that was published" in out
+    weights.unlink()
+    assert f"{weights} is missing" in semillie("doctor")[1]
+
+
+def test_every_bundled_model_is_in_the_list_of_hashes():
+    sums = bundled.BUNDLED_FOLDER / "SHA256SUMS"
+    listed = (
+        {line.split(maxsplit=1)[1] for line in sums.read_text().splitlines()} if sums.is_file() else set()
+    )
+    assert listed == {path.name for path in bundled.bundled_models().values()}
+
+
+@pytest.mark.parametrize("command", [module.__name__.rpartition(".")[2] for module in cli.COMMANDS])
+def test_every_command_explains_itself_without_loading_torch(command):
+    script = (
+        "import sys, semillie_core.cli as cli\n"
+        "try: cli.main(sys.argv[1:])\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "assert not {'torch', 'numpy', 'pyvips', 'tqdm', 'PIL'} & set(sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, command, "--help"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"usage: semillie {command}" in result.stdout
+
+
+def test_a_closed_pipe_ends_the_output_quietly(checkpoint):
+    arguments = [sys.executable, "-m", "semillie_core.cli", "models", *[str(checkpoint)] * 3]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=120) == 141
+    assert b"BrokenPipe" not in errors

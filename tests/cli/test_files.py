@@ -1,0 +1,153 @@
+"""Which photos are found, and that no result can hit a photo or another result."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from semillie_core.cli._errors import UsageError
+from semillie_core.cli._files import Found, find_photos, plan_jobs
+
+
+def make(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return root
+
+
+def found_names(arguments, root, **options):
+    photos, problems = find_photos([str(argument) for argument in arguments], **options)
+    return [photo.path.relative_to(root).as_posix() for photo in photos], problems
+
+
+def targets(arguments, output=None, **options):
+    photos, _ = find_photos(
+        [str(argument) for argument in arguments], recursive=options.pop("recursive", False)
+    )
+    return [job.target for job in plan_jobs(photos, output, **options)]
+
+
+def test_folders_give_their_photos_in_order(tmp_path):
+    make(tmp_path, "b.JPG", "a.png", "c.webp", "d.tiff", "notes.txt", "._b.jpg", "sub/e.jpg")
+    assert found_names([tmp_path], tmp_path) == (["a.png", "b.JPG", "c.webp", "d.tiff"], [])
+    assert found_names([tmp_path], tmp_path, recursive=True)[0] == [
+        "a.png",
+        "b.JPG",
+        "c.webp",
+        "d.tiff",
+        "sub/e.jpg",
+    ]
+
+
+def test_patterns_files_and_folders_mix_without_repeats(tmp_path):
+    make(tmp_path, "a.jpg", "b.jpg", "c.png", "deep/er/d.jpg")
+    arguments = [tmp_path / "b.jpg", tmp_path / "*.jpg", tmp_path, f"{tmp_path}/**/d.*"]
+    assert found_names(arguments, tmp_path) == (["b.jpg", "a.jpg", "c.png", "deep/er/d.jpg"], [])
+
+
+def test_a_name_with_brackets_is_a_name_first(tmp_path):
+    make(tmp_path, "a[1].jpg", "a1.jpg")
+    assert found_names([tmp_path / "a[1].jpg"], tmp_path)[0] == ["a[1].jpg"]
+
+
+def test_named_files_are_taken_whatever_their_ending(tmp_path):
+    make(tmp_path, "photo.bin")
+    assert found_names([tmp_path / "photo.bin"], tmp_path) == (["photo.bin"], [])
+
+
+def test_arguments_that_name_nothing_are_reported(tmp_path):
+    make(tmp_path, "empty/readme.txt", "deep/er/a.jpg")
+    photos, problems = find_photos([str(tmp_path / name) for name in ("none.jpg", "empty", "deep", "*.gif")])
+    assert photos == []
+    assert len(problems) == 4
+    for part, problem in zip(
+        ("does not exist", "holds no", "--recursive", "matches no"), problems, strict=True
+    ):
+        assert part in problem
+
+
+def test_results_inside_a_searched_folder_are_not_searched(tmp_path):
+    make(tmp_path, "a.jpg", "out/a.jpg")
+    names, _ = found_names([tmp_path], tmp_path, recursive=True, leave_out=tmp_path / "out")
+    assert names == ["a.jpg"]
+    assert found_names([tmp_path], tmp_path, recursive=True, leave_out=tmp_path)[0] == ["a.jpg", "out/a.jpg"]
+
+
+def test_results_of_an_earlier_call_are_not_photos(tmp_path):
+    make(tmp_path, "a.jpg", "a_enhanced.jpg", "a_enhanced_compare.jpg", "b_enhanced.jpg")
+    assert found_names([tmp_path / "*.jpg"], tmp_path)[0] == ["a.jpg", "b_enhanced.jpg"]
+    assert found_names([tmp_path / "a_enhanced.jpg"], tmp_path)[0] == ["a_enhanced.jpg"]
+
+
+def test_results_go_beside_photos_and_beside_folders(tmp_path):
+    make(tmp_path, "trip/a.jpg", "trip/day/b.png", "c.tif")
+    assert targets([tmp_path / "c.tif"]) == [tmp_path / "c_enhanced.tif"]
+    assert targets([tmp_path / "trip"], recursive=True) == [
+        tmp_path / "trip_enhanced/a.jpg",
+        tmp_path / "trip_enhanced/day/b.png",
+    ]
+    assert targets([tmp_path / "trip"], tmp_path / "out", file_format="png", recursive=True) == [
+        tmp_path / "out/a.png",
+        tmp_path / "out/day/b.png",
+    ]
+
+
+def test_the_current_folder_has_a_name_too(tmp_path, monkeypatch):
+    make(tmp_path, "trip/a.jpg")
+    monkeypatch.chdir(tmp_path / "trip")
+    assert targets(["."]) == [tmp_path / "trip_enhanced/a.jpg"]
+
+
+@pytest.mark.parametrize("output", ["trip", "trip/../trip", "link"])
+def test_writing_into_the_searched_folder_renames(tmp_path, output):
+    make(tmp_path, "trip/a.jpg")
+    if output == "link":
+        if sys.platform == "win32":
+            pytest.skip("symbolic links need a privilege on Windows")
+        (tmp_path / "link").symlink_to(tmp_path / "trip", target_is_directory=True)
+    (target,) = targets([tmp_path / "trip"], tmp_path / output)
+    assert target.name == "a_enhanced.jpg"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="symbolic links need a privilege on Windows")
+def test_results_are_never_photos_even_through_links(tmp_path):
+    make(tmp_path, "a.jpg", "out/keep.txt")
+    (tmp_path / "out" / "a.jpg").symlink_to(tmp_path / "a.jpg")
+    (target,) = targets([tmp_path / "a.jpg"], tmp_path / "out")
+    assert target.resolve() != (tmp_path / "a.jpg").resolve()
+
+
+@pytest.mark.parametrize(
+    ("files", "file_format"),
+    [
+        (("x/a.jpg", "y/a.jpg", "z/A.JPG"), None),
+        (("x/a.jpg", "x/a.png", "x/a-2.png"), "png"),
+        (("x/a.jpg", "x/a.png", "x/a.webp", "x/a_compare.jpg"), "jpeg"),
+    ],
+)
+@pytest.mark.parametrize("compare", [False, True])
+def test_every_result_has_a_name_of_its_own(tmp_path, files, file_format, compare):
+    make(tmp_path, *files)
+    photos = [Found(tmp_path / name, Path(Path(name).name)) for name in files]
+    for output in (tmp_path / "out", tmp_path / "x", None):
+        jobs = plan_jobs(photos, output, file_format, compare)
+        results = [os.path.normcase(path.resolve()).casefold() for job in jobs for path in job.results]
+        sources = {os.path.normcase(photo.path.resolve()).casefold() for photo in photos}
+        assert len(results) == len(files) * (1 + compare)
+        assert len(set(results) | sources) == len(results) + len(sources)
+        assert jobs == plan_jobs(photos, output, file_format, compare)
+
+
+def test_one_output_file_is_for_one_other_photo(tmp_path):
+    make(tmp_path, "a.jpg", "b.jpg")
+    assert targets([tmp_path / "a.jpg"], tmp_path / "new.png") == [tmp_path / "new.png"]
+    with pytest.raises(UsageError, match="one file, but there are 2 photos"):
+        targets([tmp_path / "a.jpg", tmp_path / "b.jpg"], tmp_path / "new.png")
+    with pytest.raises(UsageError, match="would overwrite"):
+        targets([tmp_path / "a.jpg"], tmp_path / "sub" / ".." / "a.jpg")
+    with pytest.raises(UsageError, match="contradict"):
+        targets([tmp_path / "a.jpg"], tmp_path / "new.png", file_format="tiff")
+    assert targets([tmp_path / "a.jpg"], tmp_path / "new.jpeg", file_format="jpg") == [tmp_path / "new.jpeg"]
