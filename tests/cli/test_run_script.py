@@ -42,14 +42,15 @@ def run(script, monkeypatch, *arguments):
 
 
 def pip_calls(script):
-    return [call for call in script.calls if "install" in call]
+    return [call for call in script.calls if "-e" in call]
 
 
 def test_first_call_installs_and_runs_the_demo(script, monkeypatch, tmp_path):
     assert run(script, monkeypatch) == 0
-    venv, pip, command = script.calls
+    venv, pip, native, command = script.calls
     assert venv == [sys.executable, "-m", "venv", "--clear", str(tmp_path / ".venv")]
     assert pip[-4:] == ["-c", str(tmp_path / "constraints.txt"), "-e", f"{tmp_path}[cli]"]
+    assert native[-1] == str(tmp_path / "native")
     assert command[1:] == ["-m", "semillie_core.cli", "demo"]
 
 
@@ -75,8 +76,9 @@ def test_the_command_line_does_not_suffice_for_tests(script, monkeypatch):
     assert len(pip_calls(script)) == 1
 
 
-@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt", "native/scan.c"])
 def test_changed_requirements_are_installed(script, monkeypatch, tmp_path, name):
+    (tmp_path / "native").mkdir()
     run(script, monkeypatch)
     (tmp_path / name).write_text("changed")
     run(script, monkeypatch)
@@ -100,6 +102,14 @@ def test_a_failed_installation_is_tried_again(script, monkeypatch):
     script.failing = ()
     run(script, monkeypatch)
     assert len(pip_calls(script)) == 1
+
+
+def test_without_a_compiled_scan_it_goes_on_and_says_so(script, monkeypatch, tmp_path, capsys):
+    script.failing = (str(tmp_path / "native"),)
+    assert run(script, monkeypatch) == 0
+    assert "plain PyTorch is used" in capsys.readouterr().out
+    run(script, monkeypatch)
+    assert len(script.calls) == 1
 
 
 def test_a_missing_venv_module_names_the_package(script, monkeypatch):
