@@ -1,4 +1,4 @@
-"""Dark Sample Photo."""
+"""Sample Photo."""
 
 from __future__ import annotations
 
@@ -24,16 +24,14 @@ class SamplePhoto(io.ComfyNode):
         photos = _photos()
         return io.Schema(
             node_id="SemiLLIE_SamplePhoto",
-            display_name="Dark Sample Photo",
+            display_name="Sample Photo (Semi-LLIE)",
             category="image",
-            description="One of the free dark photos that ship with Semi-LLIE, for trying things out. "
-            "Replace it with Load Image to use your own.",
+            description="One of the free photos that ship with Semi-LLIE, too dark on purpose, for trying things "
+            "out. Replace it with Load Image to use your own.",
             search_aliases=[
                 "sample image",
                 "demo photo",
                 "test image",
-                "dark photo",
-                "night",
                 "示例图片",
                 "サンプル",
             ],

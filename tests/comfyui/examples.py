@@ -84,7 +84,7 @@ QUICK = Example(
     titles={"4": "After: saved in the output folder", "5": "Before"},
     note="## Brighten a dark photo\n\nPress **Run**. The network and the photo ship with Semi-LLIE, nothing "
     "is downloaded.\n\n**Your own photo:** double-click the canvas, add *Load Image*, and connect it to "
-    "*Semi-LLIE Enhance* in place of *Dark Sample Photo*.\n\nToo bright? Lower **strength** or "
+    "*Semi-LLIE Enhance* in place of *Sample Photo*.\n\nToo bright? Lower **strength** or "
     "**brightness**.",
     note_box=(40, 400, 290, 300),
     saves=("4",),

@@ -30,9 +30,7 @@ def page(request: pytest.FixtureRequest, server: Server) -> Iterator:
 
 
 def without_titles(prompt: Prompt) -> Prompt:
-    return {
-        key: {"class_type": node["class_type"], "inputs": node["inputs"]} for key, node in prompt.items()
-    }
+    return {key: {"class_type": node["class_type"], "inputs": node["inputs"]} for key, node in prompt.items()}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
