@@ -49,7 +49,8 @@ class DownloadModel(io.ComfyNode):
     def execute(cls, weights: str) -> io.NodeOutput:
         """Download, unless the file is there."""
         if weights in RAM_VARIANTS:
-            path = download_ram(RAM_VARIANTS[weights], _folders.default_folder(_folders.RAM))
+            folder = _folders.default_folder(_folders.RAM)
+            path = download_ram(RAM_VARIANTS[weights], folder, progress=_runtime.Progress())
         else:
             path = download_model(weights, _folders.default_folder(_folders.SEMILLIE))
         size = f"{path.stat().st_size / 1e9:.2f} GB, sha256 {_sha256(path)}"

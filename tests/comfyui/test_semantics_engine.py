@@ -169,7 +169,7 @@ def test_a_file_that_is_there_is_not_downloaded(server: Server) -> None:
     assert "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" in text
 
 
-def test_sample_photos_are_there_and_dark(server: Server) -> None:
+def test_sample_photos_are_there_and_as_dark_as_they_say(server: Server) -> None:
     info = server.get("/object_info/SemiLLIE_SamplePhoto")["SemiLLIE_SamplePhoto"]
     options = info["input"]["required"]["photo"]
     photos = options[1].get("options") or options[0]
@@ -178,8 +178,8 @@ def test_sample_photos_are_there_and_dark(server: Server) -> None:
         prompt[photo] = {"class_type": "SemiLLIE_SamplePhoto", "inputs": {"photo": photo}}
         prompt[f"{photo} described"] = {"class_type": "Probe_Describe", "inputs": {"value": [photo, 0]}}
     run = server.run(prompt)
-    assert len(photos) >= 2
+    assert len(photos) >= 4
     for photo in photos:
         description = json.loads(texts(run, f"{photo} described")[0])
         assert description["shape"][3] == 3
-        assert 0 < description["mean"] < 0.3
+        assert (description["mean"] < 0.25) is not photo.endswith("(well lit)")

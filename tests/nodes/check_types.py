@@ -24,9 +24,13 @@ explicit_package_bases = True
 disallow_subclassing_any = False
 cache_dir = {cache}
 
-[mypy-comfy.*,comfy_api.*,folder_paths,server,huggingface_hub.*,mamba_ssm.*,selective_scan_cuda]
+[mypy-comfy.*,comfy_api.*,folder_paths,server,mamba_ssm.*,selective_scan_cuda]
 ignore_missing_imports = True
 follow_imports = skip
+
+# The core is checked under its own name.
+[mypy-pack.semillie_core.*]
+follow_imports = silent
 
 [mypy-pack.nodes.*]
 # torch leaves a few of its methods (Tensor.split) untyped.
