@@ -52,6 +52,9 @@ RECIPES = (
     Recipe("rocket.jpg", "rocket.jpg", -3.0, 16000, 3.0, 4),
 )
 
+CLIP = "clips/meadow-pan.webp"
+CLIP_FRAMES, CLIP_WIDTH, CLIP_HEIGHT = 12, 384, 216
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
@@ -79,22 +82,39 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 1
     data = Path(skimage.origin).parent / "data"
-    (options.output / "reference").mkdir(parents=True, exist_ok=True)
+    for folder in ("reference", "clips"):
+        (options.output / folder).mkdir(parents=True, exist_ok=True)
     for recipe in RECIPES:
         bright = read_rgb(data / recipe.source if recipe.source else options.meadow).float() / 255
         if recipe.width:
             bright = _resize(bright, recipe.width)
-        dark = simulate_low_light(
-            bright,
-            exposure_ev=recipe.exposure_ev,
-            full_well_electrons=recipe.full_well_electrons,
-            read_noise_electrons=recipe.read_noise_electrons,
-            generator=torch.Generator().manual_seed(recipe.seed),
-        )
-        _write(dark, options.output / recipe.output)
+        generator = torch.Generator().manual_seed(recipe.seed)
+        _write([_darken(bright, recipe, generator)], options.output / recipe.output)
         if recipe.reference:
-            _write(bright, options.output / "reference" / recipe.reference)
+            _write([bright], options.output / "reference" / recipe.reference)
+        if not recipe.source:
+            _write([_darken(view, recipe, generator) for view in _pan(bright)], options.output / CLIP)
     return 0
+
+
+def _darken(bright: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    return simulate_low_light(
+        bright,
+        exposure_ev=recipe.exposure_ev,
+        full_well_electrons=recipe.full_well_electrons,
+        read_noise_electrons=recipe.read_noise_electrons,
+        generator=generator,
+    )
+
+
+def _pan(image: Tensor) -> list[Tensor]:
+    """Views from the upper left to the lower right of a photo."""
+    fractions = [index / (CLIP_FRAMES - 1) for index in range(CLIP_FRAMES)]
+    corners = [
+        (round(part * (image.shape[1] - CLIP_HEIGHT)), round(part * (image.shape[2] - CLIP_WIDTH)))
+        for part in fractions
+    ]
+    return [image[:, top : top + CLIP_HEIGHT, left : left + CLIP_WIDTH] for top, left in corners]
 
 
 def _resize(image: Tensor, width: int) -> Tensor:
@@ -104,10 +124,15 @@ def _resize(image: Tensor, width: int) -> Tensor:
     return linear_to_srgb(linear.clamp(0, 1))
 
 
-def _write(image: Tensor, path: Path) -> None:
-    picture = Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy())
-    picture.save(path, quality=92, subsampling=0, optimize=True)
-    print(f"{path}: {picture.width} x {picture.height}, {path.stat().st_size / 1000:.0f} kB")
+def _write(frames: list[Tensor], path: Path) -> None:
+    pictures = [Image.fromarray((frame * 255).round().byte().permute(1, 2, 0).numpy()) for frame in frames]
+    options = {"quality": 92, "subsampling": 0, "optimize": True}
+    if len(pictures) > 1:
+        options = {"quality": 90, "save_all": True, "append_images": pictures[1:], "duration": 80}
+    pictures[0].save(path, **options)
+    frames_note = f"{len(pictures)} frames, " if len(pictures) > 1 else ""
+    size = f"{pictures[0].width} x {pictures[0].height}"
+    print(f"{path}: {frames_note}{size}, {path.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
