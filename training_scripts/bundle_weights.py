@@ -1,0 +1,51 @@
+"""Put a run's best weights into the package, with their provenance.
+
+Run it with ``python -m training_scripts.bundle_weights runs/semillie_compact semillie-compact --data TEXT``. The model
+card beside the weights is written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from semillie_core.weights import CheckpointError, load_model, save_model
+from semillie_core.weights.bundled import BUNDLED_FOLDER
+
+LICENCE = "Apache-2.0"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m training_scripts.bundle_weights", description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of the training run")
+    parser.add_argument("name", help="name of the bundled model, such as semillie-compact")
+    parser.add_argument("--data", required=True, help="what the network learned from, for the metadata")
+    options = parser.parse_args(arguments)
+    try:
+        model = load_model(options.run / "best.safetensors")
+        config = json.loads((options.run / "config.json").read_text(encoding="utf-8"))
+    except (CheckpointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    del config["run_dir"], config["threads"]
+    target = BUNDLED_FOLDER / f"{options.name}.safetensors"
+    save_model(
+        target,
+        model.network,
+        {
+            "data": options.data,
+            "licence": LICENCE,
+            "step": model.provenance["step"],
+            "training_config": json.dumps(config, sort_keys=True),
+            "training_config_sha256": model.provenance["training_config_sha256"],
+        },
+    )
+    print(f"{target}: {target.stat().st_size:,} bytes, step {model.provenance['step']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
