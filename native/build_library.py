@@ -40,6 +40,8 @@ FLAGS = [
     "-ffp-contract=fast",
     "-fno-math-errno",
     "-fno-trapping-math",
+    "-fno-vectorize",  # the hot loops are vectors already; the others are not worth the code
+    "-fno-slp-vectorize",
     "-fno-sanitize=undefined",  # zig's default; it would trap instead of wrap in the exponent arithmetic
     "-Wall",
     "-Wextra",

@@ -35,9 +35,7 @@
 #ifndef FORWARD_STATES
 #define FORWARD_STATES (V == 16 ? 16 : 8)
 #endif
-#ifndef BACKWARD_STATES
 #define BACKWARD_STATES 4
-#endif
 
 typedef float vf __attribute__((vector_size(V * 4)));
 typedef int32_t vi __attribute__((vector_size(V * 4)));
@@ -82,18 +80,63 @@ INLINE float sum(vf v) {
     return t[0];
 }
 
-/* 2^x, relative error 1.2e-7; 0 below 2^-126, infinity from 2^127.5, NaN for NaN. */
+/* Sums of four consecutive vectors, folded together: two halves of different vectors share one addition. */
+INLINE void sum4(float *out, const float *v) {
+    vf a = load(v), b = load(v + V), c = load(v + 2 * V), d = load(v + 3 * V);
+#define FOLD(x, y, low, high) (__builtin_shufflevector(x, y, LIST low) + __builtin_shufflevector(x, y, LIST high))
+#define LIST(...) __VA_ARGS__
+#if V == 16
+#define LOW (0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
+#define HIGH (8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31)
+    vf ab = FOLD(a, b, LOW, HIGH), cd = FOLD(c, d, LOW, HIGH);
+    vf all = FOLD(ab, cd, (0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27),
+                  (4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31));
+    all += __builtin_shufflevector(all, all, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    all += __builtin_shufflevector(all, all, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+    const int place[4] = {0, 4, 8, 12};
+#elif V == 8
+#define LOW (0, 1, 2, 3, 8, 9, 10, 11)
+#define HIGH (4, 5, 6, 7, 12, 13, 14, 15)
+    vf ab = FOLD(a, b, LOW, HIGH), cd = FOLD(c, d, LOW, HIGH);
+    vf all = FOLD(ab, cd, (0, 1, 8, 9, 4, 5, 12, 13), (2, 3, 10, 11, 6, 7, 14, 15));
+    all += __builtin_shufflevector(all, all, 1, 0, 3, 2, 5, 4, 7, 6);
+    const int place[4] = {0, 4, 2, 6};
+#else
+#define LOW (0, 1, 4, 5)
+#define HIGH (2, 3, 6, 7)
+    vf ab = FOLD(a, b, LOW, HIGH), cd = FOLD(c, d, LOW, HIGH);
+    vf all = FOLD(ab, cd, (0, 2, 4, 6), (1, 3, 5, 7));
+    const int place[4] = {0, 1, 2, 3};
+#endif
+    for (int i = 0; i < 4; i++) out[i] = all[place[i]];
+#undef FOLD
+#undef LIST
+#undef LOW
+#undef HIGH
+}
+
+#if defined(__AVX512F__)
+static const float ROOTS[16] __attribute__((aligned(64))) = {1.0f, 1.0442737340927124f, 1.0905077457427979f, 1.1387885808944702f, 1.1892070770263672f, 1.2418577671051025f, 1.2968395948410034f, 1.3542555570602417f, 1.4142135381698608f, 1.4768261909484863f, 1.5422108173370361f, 1.610490322113037f, 1.6817928552627563f, 1.7562521696090698f, 1.8340080976486206f, 1.9152065515518188f};
+#endif
+
+/* 2^x, relative error 1.5e-7; 0 far below the smallest float, infinity above the largest, NaN for NaN. The
+   constant term of the polynomials is fixed at 1, so that a vanishing step changes nothing. */
 INLINE vf exp2_(vf x) {
-    /* Minimax on [-1/2, 1/2] with the constant term fixed at 1, so that a vanishing step changes nothing. */
+#if defined(__AVX512F__)
+    /* x = s + r with s a multiple of 1/16: 2^s from a table of 2^(i/16), 2^r by its polynomial on [-1/32, 1/32].
+       -inf would give r = NaN. */
+    const float magic = 786432.0f; /* 1.5 * 2^19: adding it rounds to 1/16 and leaves 16 x in the low bits */
+    x = (vf)_mm512_max_ps(_mm512_set1_ps(-1e4f), (__m512)x);
+    vf shifted = x + magic;
+    vf s = shifted - magic, r = x - s;
+    vf q = ((0.055502135306596756f * r + 0.24023428559303284f) * r + 0.6931471824645996f) * r + 1.0f;
+    vf root = (vf)_mm512_permutexvar_ps((__m512i)shifted, _mm512_load_ps(ROOTS));
+    return q * (vf)_mm512_scalef_ps((__m512)root, (__m512)s);
+#else
     const float c1 = 0.6931470036506653f, c2 = 0.24022242426872253f, c3 = 0.05550733581185341f,
                 c4 = 0.009671512991189957f, c5 = 0.001326472731307149f;
-#if defined(__AVX512F__)
-    vf whole = (vf)_mm512_roundscale_ps((__m512)x, 8);
-    vf f = (vf)_mm512_reduce_ps((__m512)x, 8);
-    vf q = ((((c5 * f + c4) * f + c3) * f + c2) * f + c1) * f + 1.0f;
-    return (vf)_mm512_scalef_ps((__m512)q, (__m512)whole);
-#else
-    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
+    /* 1.5 * 2^23 + 127: adding it rounds to an integer and leaves the biased exponent in the low bits. */
+    const float magic = 12583039.0f;
 #if defined(__AVX__)
     x = (vf)_mm256_min_ps(_mm256_set1_ps(128.0f), _mm256_max_ps(_mm256_set1_ps(-127.0f), (__m256)x));
 #elif defined(__SSE2__)
@@ -105,7 +148,7 @@ INLINE vf exp2_(vf x) {
     vf shifted = x + magic;
     vf f = x - (shifted - magic);
     vf q = ((((c5 * f + c4) * f + c3) * f + c2) * f + c1) * f + 1.0f;
-    return q * (vf)(((vi)shifted << 23) + 0x3f800000);
+    return q * (vf)((vi)shifted << 23);
 #endif
 }
 
@@ -144,8 +187,8 @@ INLINE void restore_mode(uint64_t mode) { (void)mode; }
 
 /* What an item works on. */
 struct range {
-    int64_t batch, chain;        /* image, output buffer (image walk) or recurrence */
-    int64_t part;
+    int64_t batch, part;
+    int64_t group, last_group;   /* recurrences, one after the other: all of an image, one of a sequence */
     int64_t first, blocks;       /* first channel, number of vectors */
     int64_t tokens, tiles, row;  /* row: floats in a projection row */
     int64_t stride;              /* floats from token to token in u and y */
@@ -153,9 +196,10 @@ struct range {
 
 INLINE struct range find_range(const struct semillie_scan *p, int64_t item) {
     struct range r;
-    int64_t chains = p->image ? 2 : p->groups, blocks = (p->channels + V - 1) / V;
+    int64_t chains = p->image ? 1 : p->groups, blocks = (p->channels + V - 1) / V;
     r.part = item % p->parts;
-    r.chain = item / p->parts % chains;
+    r.group = p->image ? 0 : item / p->parts % chains;
+    r.last_group = p->image ? p->groups - 1 : r.group;
     r.batch = item / p->parts / chains;
     int64_t begin = r.part * blocks / p->parts;
     r.first = begin * V;
@@ -249,6 +293,12 @@ INLINE vf step_size(const struct semillie_scan *p, const float *low, const float
     return raw;
 }
 
+/* Columns are strided by whole image rows, which the hardware does not foresee. */
+INLINE void fetch_row(const struct semillie_scan *p, const float *row, int64_t floats) {
+    if (p->image)
+        for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(row + i);
+}
+
 /* Advance `n` states over a tile, adding <C, h> to y. */
 INLINE void forward_states(int n, int count, const float *a, float *state, const float *dt, const float *weighted,
                            float *y, const float *const *b, int64_t c_offset) {
@@ -280,19 +330,23 @@ int JOIN(semillie_forward, SEMILLIE_SUFFIX)(const struct semillie_scan *p, int64
     float *state = take(&arena, r.blocks * N), *dt = take(&arena, T), *weighted = take(&arena, T),
           *y = take(&arena, T);
     const float *b[T];
-    int64_t at[T];
+    int64_t places[2][T], *at = places[0], *next = places[1];
     uint64_t mode = flush_denormals();
 
-    for (int64_t g = r.chain; g < p->groups; g += p->image ? 2 : p->groups) {
+    for (int64_t g = r.group; g <= r.last_group; g++) {
         const int64_t offset = r.first + (p->image ? 0 : g * p->channels);
         const float *u = p->u + r.batch * r.tokens * r.stride + offset;
         const float *delta = p->delta ? p->delta + r.batch * r.tokens * r.stride + offset : NULL;
-        float *out = (p->image && r.chain ? p->y_columns : p->y) + r.batch * r.tokens * r.stride + offset;
-        const int add = p->image && g >= 2;
+        float *out = p->y + r.batch * r.tokens * r.stride + offset;
+        const int add = g > r.group;
         prepare(p, &r, g, &w);
         memset(state, 0, (size_t)(r.blocks * N * V) * sizeof *state);
+        int next_count = find_tokens(p, &r, g, 0, next);
         for (int64_t tile = 0; tile < r.tiles; tile++) {
-            int count = find_tokens(p, &r, g, tile, at);
+            int64_t *spare = at;
+            int count = next_count;
+            at = next, next = spare;
+            next_count = tile + 1 < r.tiles ? find_tokens(p, &r, g, tile + 1, next) : 0;
             for (int t = 0; t < count; t++) b[t] = p->projection + (r.batch * r.tokens + at[t]) * r.row + g * P + p->rank;
             for (int64_t k = 0; k < r.blocks; k++) {
                 const int64_t channel = r.first + k * V, lanes = lanes_of(p, channel);
@@ -305,6 +359,13 @@ int JOIN(semillie_forward, SEMILLIE_SUFFIX)(const struct semillie_scan *p, int64
                 const vf bias = load(w.bias + k * V), d = load(w.d + k * V);
                 for (int t = 0; t < count; t++) {
                     const int64_t place = at[t] * r.stride + k * V;
+                    if (k + 1 < r.blocks) {
+                        __builtin_prefetch(u + place + V);
+                    } else if (t < next_count) {
+                        __builtin_prefetch(u + next[t] * r.stride);
+                        fetch_row(p, p->projection + (r.batch * r.tokens + next[t]) * r.row + g * P, P);
+                    }
+                    __builtin_prefetch(out + place, 1);
                     vf x = load_part(u + place, lanes);
                     vf step = step_size(p, b[t] - p->rank, delta ? delta + place : NULL, lanes,
                                         w.dt + k * p->rank * V, bias, NULL);
@@ -415,14 +476,14 @@ int JOIN(semillie_backward, SEMILLIE_SUFFIX)(const struct semillie_scan *p, int6
           *grad_b = take(&arena, T * BACKWARD_STATES), *grad_c = take(&arena, T * BACKWARD_STATES),
           *grad_low = take(&arena, T * R);
     const float *b[T];
-    int64_t at[T];
+    int64_t places[2][T], *at = places[0], *next = places[1];
     uint64_t mode = flush_denormals();
 
-    for (int64_t g = r.chain; g < p->groups; g += p->image ? 2 : p->groups) {
+    for (int64_t g = r.group; g <= r.last_group; g++) {
         const int64_t offset = r.first + (p->image ? 0 : g * p->channels);
         const int64_t base = r.batch * r.tokens * r.stride + offset;
-        const int add = p->image && g >= 2;
-        float *grad_u = (p->image && r.chain ? p->grad_u_columns : p->grad_u) + base;
+        const int add = g > r.group;
+        float *grad_u = p->grad_u + base;
         const int64_t owner = (r.batch * p->groups + g) * p->channels + r.first;
         prepare(p, &r, g, &w);
         for (int64_t k = 0; k < r.blocks; k++)
@@ -433,8 +494,12 @@ int JOIN(semillie_backward, SEMILLIE_SUFFIX)(const struct semillie_scan *p, int6
         memset(grad_bias, 0, (size_t)(r.blocks * V) * sizeof *grad_bias);
         memset(grad_d, 0, (size_t)(r.blocks * V) * sizeof *grad_d);
 
+        int next_count = find_tokens(p, &r, g, r.tiles - 1, next);
         for (int64_t tile = r.tiles - 1; tile >= 0; tile--) {
-            int count = find_tokens(p, &r, g, tile, at);
+            int64_t *spare = at;
+            int count = next_count;
+            at = next, next = spare;
+            next_count = tile ? find_tokens(p, &r, g, tile - 1, next) : 0;
             for (int t = 0; t < count; t++) b[t] = p->projection + (r.batch * r.tokens + at[t]) * r.row + g * P + R;
 #define VALUES(k)                                                                                        \
     struct token_values v = {values + ((k) * 7 + 0) * T * V, values + ((k) * 7 + 1) * T * V,              \
@@ -447,6 +512,14 @@ int JOIN(semillie_backward, SEMILLIE_SUFFIX)(const struct semillie_scan *p, int6
                 VALUES(k);
                 for (int t = 0; t < count; t++) {
                     const int64_t place = base + at[t] * r.stride + k * V;
+                    if (k + 1 < r.blocks) {
+                        __builtin_prefetch(p->u + place + V);
+                        __builtin_prefetch(p->grad_y + place + V);
+                    } else if (t < next_count) {
+                        __builtin_prefetch(p->u + base + next[t] * r.stride);
+                        __builtin_prefetch(p->grad_y + base + next[t] * r.stride);
+                        fetch_row(p, p->projection + (r.batch * r.tokens + next[t]) * r.row + g * P, P);
+                    }
                     vf x = load_part(p->u + place, lanes), slope;
                     vf step = step_size(p, b[t] - R, p->delta ? p->delta + place : NULL, lanes, w.dt + k * R * V,
                                         bias, &slope);
@@ -476,9 +549,12 @@ int JOIN(semillie_backward, SEMILLIE_SUFFIX)(const struct semillie_scan *p, int6
         }                                                                                                    \
         for (int t = 0; t < count; t++) {                                                                    \
             float *to = grad_row + at[t] * r.row + R + n;                                                    \
-            for (int i = 0; i < size; i++) {                                                                 \
-                to[i] = sum(load(grad_b + (t * size + i) * V));                                              \
-                to[N + i] = sum(load(grad_c + (t * size + i) * V));                                          \
+            if (size == 4) {                                                                                 \
+                sum4(to, grad_b + t * 4 * V);                                                                \
+                sum4(to + N, grad_c + t * 4 * V);                                                            \
+            } else {                                                                                         \
+                *to = sum(load(grad_b + t * V));                                                             \
+                to[N] = sum(load(grad_c + t * V));                                                           \
             }                                                                                                \
             b[t] += size;                                                                                    \
         }                                                                                                    \
@@ -487,6 +563,8 @@ int JOIN(semillie_backward, SEMILLIE_SUFFIX)(const struct semillie_scan *p, int6
             BACKWARD(1)
 
             memset(grad_low, 0, sizeof(float) * (size_t)(T * R * V));
+            for (int t = 0; t < count; t++)
+                for (int64_t k = 0; k < r.blocks; k++) __builtin_prefetch(grad_u + at[t] * r.stride + k * V, 1);
             for (int64_t k = 0; k < r.blocks; k++) {
                 const int64_t lanes = lanes_of(p, r.first + k * V);
                 const vf d = load(w.d + k * V);

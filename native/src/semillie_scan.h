@@ -11,7 +11,7 @@
 #endif
 
 /* Raised whenever struct semillie_scan changes. */
-#define SEMILLIE_SCAN_ABI 1
+#define SEMILLIE_SCAN_ABI 2
 /* Tokens per tile; the forward pass can save one state per tile. */
 #define SEMILLIE_SCAN_TILE 64
 
@@ -21,7 +21,7 @@ enum semillie_isa { SEMILLIE_AUTO = 0, SEMILLIE_BASE = 1, SEMILLIE_AVX2 = 2, SEM
  * One problem: `groups` independent recurrences over `batch` images, each with its own channels, float32.
  *
  * image = 1: four recurrences walk the same (height, width, channels) image row-major, column-major and in the
- *            reverse of each. Recurrences 0 and 2 add up in `y`, 1 and 3 in `y_columns`.
+ *            reverse of each, and their outputs add up.
  * image = 0: recurrence g walks channels [g * channels, (g + 1) * channels) of a (width, groups * channels)
  *            sequence; height is 1.
  *
@@ -31,8 +31,8 @@ enum semillie_isa { SEMILLIE_AUTO = 0, SEMILLIE_BASE = 1, SEMILLIE_AVX2 = 2, SEM
  */
 struct semillie_scan {
     int64_t isa, batch, height, width, channels, states, rank, groups, image, softplus;
-    /* Channels are cut into `parts` ranges of whole vectors; an item is one (image, output, part) or
-       (sequence, recurrence, part).
+    /* Channels are cut into `parts` ranges of whole vectors; an item is one (batch, part) of images or
+       one (batch, recurrence, part) of sequences.
        Gradients summed over channels (grad_projection) come out once per part. */
     int64_t parts;
     const float *u;          /* (batch, tokens, channels), groups * channels for a sequence */
@@ -42,14 +42,12 @@ struct semillie_scan {
     const float *dt_bias;    /* (groups, channels) */
     const float *a;          /* (groups, channels, states), decay rates */
     const float *d;          /* (groups, channels) */
-    float *y;                /* like u: all, or recurrences 0 and 2 of an image */
-    float *y_columns;        /* like u: recurrences 1 and 3 of an image */
+    float *y;                /* like u */
     float *checkpoints;      /* (batch, groups, tiles, states, channels): state before each tile */
     float *last_state;       /* (batch, groups, channels, states) */
     const float *grad_y;     /* like u */
     const float *grad_last;  /* like last_state */
-    float *grad_u;           /* like u, the two parts as for y */
-    float *grad_u_columns;
+    float *grad_u;           /* like u */
     float *grad_projection;  /* (parts, batch, tokens, groups, rank + 2 * states) */
     float *grad_delta;       /* like u */
     float *grad_dt_weight;   /* (batch, groups, channels, rank) */

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_ABI = 1
+_ABI = 2
 _INSTALL = "install the compiled backend with `pip install ./native` in the Semi-LLIE repository"
 _INSTRUCTION_SETS = ("auto", "base", "avx2", "avx512")  # enum semillie_isa
-_BACKWARD_ITEMS = 8
+_BACKWARD_ITEMS = 4
 """Independent pieces of work that the backward pass offers at least, where the channels allow it."""
 
 
@@ -59,13 +59,11 @@ class _Scan(ctypes.Structure):
                 "a",
                 "d",
                 "y",
-                "y_columns",
                 "checkpoints",
                 "last_state",
                 "grad_y",
                 "grad_last",
                 "grad_u",
-                "grad_u_columns",
                 "grad_projection",
                 "grad_delta",
                 "grad_dt_weight",
@@ -195,7 +193,7 @@ class _Scan2d(torch.autograd.Function):
             image=1,
             softplus=1,
         )
-        y, y_columns = torch.empty_like(x), torch.empty_like(x)
+        y = torch.empty_like(x)
         saved = _checkpoints(problem, x) if grad_enabled and any(ctx.needs_input_grad) else None
         tensors = {
             "u": x,
@@ -205,21 +203,20 @@ class _Scan2d(torch.autograd.Function):
             "a": A,
             "d": D,
             "y": y,
-            "y_columns": y_columns,
             "checkpoints": saved,
         }
-        _forward(problem, tensors, chains=2)
+        _forward(problem, tensors, chains=1)
         ctx.save_for_backward(x, projection, weight, bias, A, D, saved)
         ctx.problem = problem
-        return y.add_(y_columns)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, projection, weight, bias, A, D, saved = ctx.saved_tensors
         batch = x.shape[0]
-        parts = _backward_parts(ctx.problem, chains=2)
-        grad_x, grad_x_columns = torch.empty_like(x), torch.empty_like(x)
+        parts = _backward_parts(ctx.problem, chains=1)
+        grad_x = torch.empty_like(x)
         grad_projection = x.new_empty(parts, *projection.shape)
         grads = {
             "grad_dt_weight": x.new_empty(batch, *weight.shape),
@@ -237,12 +234,11 @@ class _Scan2d(torch.autograd.Function):
             "checkpoints": saved,
             "grad_y": grad_y.contiguous(),
             "grad_u": grad_x,
-            "grad_u_columns": grad_x_columns,
             "grad_projection": grad_projection,
         }
-        _backward(ctx.problem, inputs | grads, chains=2, parts=parts)
+        _backward(ctx.problem, inputs | grads, chains=1, parts=parts)
         sums = [grad.sum(0) for grad in grads.values()]
-        return grad_x.add_(grad_x_columns), _merge_parts(grad_projection), *sums, None
+        return grad_x, _merge_parts(grad_projection), *sums, None
 
 
 class _Scan1d(torch.autograd.Function):
