@@ -49,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
-        help="auto: float16 on a GPU, bfloat16 on a CPU that has it, else float32 (default: auto)",
+        help="auto, for RAM: float16 on a GPU, bfloat16 on a CPU that has it; otherwise float32 (default: auto)",
     )
     thresholds = parser.add_mutually_exclusive_group()
     thresholds.add_argument(
@@ -173,12 +173,12 @@ def _model(args: argparse.Namespace) -> SemanticModel:
     from ..ram import download_ram, load_efficientnet_lite0, load_ram, recommended_dtype
 
     device = pick_device(args.device)
-    dtype = recommended_dtype(device) if args.dtype == "auto" else getattr(torch, args.dtype)
     path = args.model
     if args.download is not None:
         if path not in ("ram", "ram_plus"):
             raise ValueError(f"--download fetches 'ram' or 'ram_plus', --model is {path!r}.")
         path = download_ram(path, args.download)
+    dtype = None if args.dtype == "auto" else getattr(torch, args.dtype)
     if path == _LITE:
-        return load_efficientnet_lite0(device=device, dtype=dtype)
-    return load_ram(path, device=device, dtype=dtype)
+        return load_efficientnet_lite0(device=device, dtype=dtype or torch.float32)
+    return load_ram(path, device=device, dtype=dtype or recommended_dtype(device))

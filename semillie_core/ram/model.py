@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from .config import RAMConfig
 from .swin import SwinEncoder, run_block
 
 _LAYER_NORM_EPS = 1e-12
+_TAGS_AT_ONCE = 1152
 INITIAL_REWEIGHT_SCALE = math.log(1 / 0.07)
 """RAM++'s logit scale before training; stands in where a checkpoint lacks it, as in the official loader."""
 
@@ -46,12 +49,13 @@ class _CrossAttention(nn.Module):
         self.self = _SelfNames(dim, image_dim)
         self.output = _DenseNorm(dim, dim)
 
-    def forward(self, queries: Tensor, image_tokens: Tensor) -> Tensor:
-        q = self._split(self.self.query(queries))
-        k, v = self._split(self.self.key(image_tokens)), self._split(self.self.value(image_tokens))
+    def keys_values(self, image_tokens: Tensor) -> tuple[Tensor, Tensor]:
+        return self._split(self.self.key(image_tokens)), self._split(self.self.value(image_tokens))
+
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         # Queries shared by the whole batch (batch size 1 here) are projected once and only then expanded.
-        q = q.expand(k.shape[0], -1, -1, -1)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        q = self._split(self.self.query(queries)).expand(keys.shape[0], -1, -1, -1)
+        attended = F.scaled_dot_product_attention(q, keys, values).transpose(1, 2).flatten(2)
         mixed: Tensor = self.output(attended, queries)
         return mixed
 
@@ -76,8 +80,8 @@ class _DecoderLayer(nn.Module):
         self.intermediate = _Intermediate(dim, config.decoder_mlp_dim)
         self.output = _DenseNorm(config.decoder_mlp_dim, dim)
 
-    def forward(self, queries: Tensor, image_tokens: Tensor) -> Tensor:
-        x = self.crossattention(queries, image_tokens)
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        x = self.crossattention(queries, keys, values)
         refined: Tensor = self.output(self.intermediate(x), x)
         return refined
 
@@ -110,9 +114,16 @@ class TaggingHead(nn.Module):
         Returns:
             ``(B, tags, decoder_dim)``.
         """
-        for layer in self.encoder.layer:
-            queries = run_block(layer, queries, image_tokens, checkpointing=self.checkpointing)
-        return queries
+        layers = cast("Iterable[_DecoderLayer]", self.encoder.layer)
+        memories = [(layer, *layer.crossattention.keys_values(image_tokens)) for layer in layers]
+        # Tags do not see each other: a part at a time keeps the hidden layer small where nothing is kept anyway.
+        parts = (queries,) if torch.is_grad_enabled() else torch.split(queries, _TAGS_AT_ONCE, 1)
+        decoded = []
+        for part in parts:
+            for layer, keys, values in memories:
+                part = run_block(layer, part, keys, values, checkpointing=self.checkpointing)
+            decoded.append(part)
+        return torch.cat(decoded, 1)
 
 
 class RAM(nn.Module):
