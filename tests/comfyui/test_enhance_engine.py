@@ -212,6 +212,28 @@ def test_memory_that_never_suffices_is_reported(server: Server, tmp_path: Path) 
     assert "memory" in run.error.lower()
 
 
+def test_auto_tiles_only_what_would_not_fit(server: Server, tmp_path: Path) -> None:
+    for free, expected in ((2**40, 600), (160_000_000, 384), (0, 256)):
+        log = tmp_path / f"{free}.txt"
+        prompt = graph(source=made(height=400, width=600))
+        prompt["little"] = {
+            "class_type": "Probe_LittleFree",
+            "inputs": {"model": ["model", 0], "free": free, "log": str(log)},
+        }
+        prompt["enhance"]["inputs"]["model"] = ["little", 0]
+        run = server.run(prompt)
+        assert run.status == "execution_success", run.error
+        assert {max(json.loads(line)[2:]) for line in log.read_text().splitlines()} == {expected}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 2), ("bfloat16", 16)])
+def test_lower_precision_comes_close(server: Server, photo: np.ndarray, dtype: str, tolerance: float) -> None:
+    prompt = graph()
+    prompt["model"]["inputs"]["dtype"] = dtype
+    (path,) = server.saved(server.run(prompt), "save")
+    assert np.abs(pixels(path) - core_result(photo)).max() <= tolerance
+
+
 @pytest.mark.parametrize(
     ("changes", "node", "kind"),
     [

@@ -5,6 +5,7 @@ import json
 import time
 from pathlib import Path
 
+import comfy.model_management
 import torch
 from comfy_api.latest import ComfyExtension, io, ui
 
@@ -112,9 +113,37 @@ class SmallMemory(io.ComfyNode):
         return _handicapped(model, before)
 
 
+class LittleFree(io.ComfyNode):
+    """The next question for free memory is answered with ``free``; ``log`` counts forward passes."""
+
+    @classmethod
+    def define_schema(cls):
+        model = io.Custom("SEMILLIE_MODEL")
+        return io.Schema(
+            node_id="Probe_LittleFree",
+            inputs=[model.Input("model"), io.Int.Input("free", max=2**40), io.String.Input("log")],
+            outputs=[model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, free, log):
+        original = comfy.model_management.get_free_memory
+
+        def answer(*_, **__):
+            comfy.model_management.get_free_memory = original
+            return free
+
+        def before(_, inputs):
+            with Path(log).open("a") as sink:
+                sink.write(f"{list(inputs[0].shape)}\n")
+
+        comfy.model_management.get_free_memory = answer
+        return _handicapped(model, before)
+
+
 class Probes(ComfyExtension):
     async def get_node_list(self):
-        return [Describe, MakeImage, SlowModel, SmallMemory]
+        return [Describe, MakeImage, SlowModel, SmallMemory, LittleFree]
 
 
 async def comfy_entrypoint():
