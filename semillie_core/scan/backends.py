@@ -73,6 +73,7 @@ _SINGLE_AND_DOUBLE = frozenset({torch.float32, torch.float64})
 # In order of preference; the last one runs everywhere.
 BACKENDS: tuple[ScanBackend, ...] = (
     ScanBackend("native", "native", frozenset({"cpu"}), frozenset({torch.float32})),
+    ScanBackend("triton", "triton_scan", frozenset({"cuda"}), frozenset({torch.float32})),
     ScanBackend("chunked", "chunked", None, _SINGLE_AND_DOUBLE),
 )
 
