@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from ..semillie_core.inference.enhance import is_out_of_memory
 from ..semillie_core.ram import SemanticModel
-from ..semillie_core.weights import SemiLLIEModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -36,15 +35,6 @@ def ran_out_of_memory(error: BaseException) -> bool:
         return False
     mm.soft_empty_cache()
     return True
-
-
-def working_memory(model: SemiLLIEModel, pixels: int) -> int:
-    """Bytes that enhancing this many pixels at once needs beside the weights.
-
-    Measured as peak resident memory on the CPU (compact and paper configuration), rounded up.
-    """
-    tokens = pixels // model.config.downscale**2
-    return 160 * model.config.d_inner * tokens + 100 * pixels
 
 
 def tagging_memory(model: SemanticModel, images: int) -> int:

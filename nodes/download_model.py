@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 from comfy_api.latest import io, ui
 
 from ..semillie_core.ram import download_ram
 from ..semillie_core.ram.config import Variant
-from ..semillie_core.weights import PUBLISHED, download_model
+from ..semillie_core.weights import PUBLISHED, download_model, file_sha256
 from . import _folders, _runtime
 
 RAM_VARIANTS: dict[str, Variant] = {"RAM++ (3.0 GB)": "ram_plus", "RAM (5.6 GB)": "ram"}
@@ -52,16 +49,10 @@ class DownloadModel(io.ComfyNode):
             folder = _folders.default_folder(_folders.RAM)
             path = download_ram(RAM_VARIANTS[weights], folder, progress=_runtime.Progress())
         else:
-            path = download_model(weights, _folders.default_folder(_folders.SEMILLIE))
-        size = f"{path.stat().st_size / 1e9:.2f} GB, sha256 {_sha256(path)}"
+            path = download_model(
+                weights, _folders.default_folder(_folders.SEMILLIE), progress=_runtime.Progress()
+            )
+        size = f"{path.stat().st_size / 1e9:.2f} GB, sha256 {file_sha256(path)}"
         text = f"{path}\n{size}\nPress R to refresh the menus."
         _runtime.show_text(cls.hidden.unique_id, text)
         return io.NodeOutput(str(path), ui=ui.PreviewText(text))
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

@@ -7,11 +7,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..semillie_core.inference import EnhanceControls, enhance
+from ..semillie_core.inference.memory import TILES, pick_tile, working_memory
 from . import _runtime
 from ._types import LoadedModel, SemiLLIEModelType
 
 AUTO, OFF = "auto", "off"
-TILES = (2048, 1536, 1024, 768, 512, 384, 256)
 
 
 class Enhance(io.ComfyNode):
@@ -148,7 +148,7 @@ class Enhance(io.ComfyNode):
         tile = _pick_tile(tiling, model, height, width, per_pass)
         area = height * width if tile is None else min(tile, height) * min(tile, width)
         mm.load_models_gpu(
-            [model.patcher], memory_required=_runtime.working_memory(model.model, area * per_pass)
+            [model.patcher], memory_required=working_memory(model.model.config, area * per_pass)
         )
         result = enhance(
             model.model,
@@ -171,7 +171,4 @@ def _pick_tile(tiling: str, model: LoadedModel, height: int, width: int, per_pas
     if tiling != AUTO:
         return int(tiling)
     free = mm.get_free_memory(model.patcher.load_device)
-    if _runtime.working_memory(model.model, height * width * per_pass) <= free:
-        return None
-    fitting = [tile for tile in TILES if _runtime.working_memory(model.model, tile * tile * per_pass) <= free]
-    return fitting[0] if fitting else TILES[-1]
+    return pick_tile(model.model.config, height, width, free // per_pass)

@@ -47,8 +47,8 @@ class LoadRAM(io.ComfyNode):
                     options=[AUTO, *_runtime.DTYPES],
                     default=AUTO,
                     advanced=True,
-                    tooltip="Number format of the weights. auto: float16 on a GPU, bfloat16 on a processor "
-                    "that is fast in it, else float32. float32 doubles the memory and gives the official "
+                    tooltip="Number format of the weights. auto: for RAM float16 on a GPU, bfloat16 on a "
+                    "processor that is fast in it; else float32. float32 doubles the memory and gives the official "
                     "scores to the last digit. Default: auto.",
                 ),
             ],
@@ -63,11 +63,11 @@ class LoadRAM(io.ComfyNode):
     @classmethod
     def execute(cls, model_name: str, dtype: str) -> io.NodeOutput:
         """Load the network."""
-        wanted = _pick_dtype(dtype)
         if model_name == BUILT_IN:
-            model = load_efficientnet_lite0(dtype=wanted)
+            # So small a network gains nothing from half precision.
+            model = load_efficientnet_lite0(dtype=torch.float32 if dtype == AUTO else _runtime.DTYPES[dtype])
         else:
-            model = load_ram(_path_of(model_name), dtype=wanted)
+            model = load_ram(_path_of(model_name), dtype=_pick_dtype(dtype))
         return io.NodeOutput(LoadedRAM(model, _runtime.managed(model.encoder)))
 
 

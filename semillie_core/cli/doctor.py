@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib.metadata
 import platform
 
@@ -74,7 +73,7 @@ def _backends() -> None:
 
 
 def _weights() -> list[str]:
-    from ..weights import CheckpointError, bundled_models, load_model
+    from ..weights import CheckpointError, bundled_models, file_sha256, load_model
     from ..weights.bundled import BUNDLED_FOLDER
 
     print("Bundled weights:")
@@ -85,8 +84,7 @@ def _weights() -> list[str]:
     expected = {name: digest for digest, name in (line.split(maxsplit=1) for line in lines)}
     problems = []
     for name, path in bundled_models().items():
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if expected.pop(path.name, None) != digest:
+        if expected.pop(path.name, None) != file_sha256(path):
             problems.append(f"{path} is not the file that was published. Install Semi-LLIE again.")
             continue
         try:

@@ -3,7 +3,7 @@
 from .bundled import bundled_models
 from .checkpoint import CheckpointError, load_model, save_model
 from .descriptor import SemiLLIEModel
-from .download import PUBLISHED, DownloadError, PublishedFile, download_file, download_model
+from .download import PUBLISHED, DownloadError, PublishedFile, download_file, download_model, file_sha256
 
 __all__ = [
     "PUBLISHED",
@@ -14,6 +14,7 @@ __all__ = [
     "bundled_models",
     "download_file",
     "download_model",
+    "file_sha256",
     "load_model",
     "save_model",
 ]
