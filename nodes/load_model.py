@@ -21,7 +21,6 @@ class LoadModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node; the file menu is read anew each time the page is refreshed."""
-        bundled = list(bundled_models())
         return io.Schema(
             node_id="SemiLLIE_LoadModel",
             display_name="Load Semi-LLIE Model",
@@ -44,8 +43,7 @@ class LoadModel(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=[*bundled, *_folders.names(_folders.SEMILLIE)],
-                    default=bundled[0],
+                    options=[*bundled_models(), *_folders.names(_folders.SEMILLIE)],
                     tooltip="Which weights to use. The bundled ones come first: 'compact' is fast on any "
                     "computer, 'base' is the paper's network, slower and finer. Below them: your own files "
                     "from models/semillie (this project's .safetensors or the paper authors' .pth). Default: "

@@ -21,25 +21,17 @@ class SamplePhoto(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node."""
-        photos = _photos()
         return io.Schema(
             node_id="SemiLLIE_SamplePhoto",
             display_name="Sample Photo (Semi-LLIE)",
             category="image",
             description="One of the free photos that ship with Semi-LLIE, too dark on purpose, for trying things "
             "out. Replace it with Load Image to use your own.",
-            search_aliases=[
-                "sample image",
-                "demo photo",
-                "test image",
-                "示例图片",
-                "サンプル",
-            ],
+            search_aliases=["sample image", "demo photo", "test image", "示例图片", "サンプル"],
             inputs=[
                 io.Combo.Input(
                     "photo",
-                    options=list(photos),
-                    default=next(iter(photos)),
+                    options=list(_photos()),
                     tooltip="Which photo. The licence of each is in the pack's samples folder. Default: the "
                     "first.",
                 )
@@ -66,9 +58,9 @@ class SamplePhoto(io.ComfyNode):
 
 def _photos() -> dict[str, Path]:
     """Menu entry to file: the dark photos, dark clips, then the well-lit originals that some have."""
-    dark = {path.stem: path for path in sorted(SAMPLES.iterdir()) if path.suffix in SUFFIXES}
-    clips = {path.stem: path for path in sorted((SAMPLES / "clips").iterdir())}
-    well_lit = {f"{path.stem} (well lit)": path for path in sorted((SAMPLES / "reference").iterdir())}
+    dark = {path.stem: path for path in sorted(SAMPLES.glob("*")) if path.suffix in SUFFIXES}
+    clips = {path.stem: path for path in sorted(SAMPLES.glob("clips/*"))}
+    well_lit = {f"{path.stem} (well lit)": path for path in sorted(SAMPLES.glob("reference/*"))}
     return dark | clips | well_lit
 
 

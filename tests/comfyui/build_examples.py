@@ -1,4 +1,4 @@
-"""Write ``example_workflows/``, ``subgraphs/`` and the pictures of the help pages, with the real ComfyUI page.
+"""Write ``example_workflows/``, ``subgraphs/`` and the pictures of help pages and README, with the real page.
 
 Run it in the environment that ``engine.py`` prepares, after changing ``examples.py`` or the nodes::
 
@@ -19,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from blueprint import write_blueprint
-from browser import FIT, RUN, comfy_page, export, screenshot
+from browser import FIT, RUN, comfy_page, export, load_workflow, screenshot
 from client import Server
 from engine import REPOSITORY, prepare
 from examples import EXAMPLES, Example
@@ -33,6 +33,11 @@ HELP_PICTURES = {
     "Brighten a Dark Photo": ("SemiLLIE_SamplePhoto", "SemiLLIE_LoadModel", "SemiLLIE_Enhance"),
     "Tags Before and After": ("SemiLLIE_LoadRAM", "SemiLLIE_RAMTag", "SemiLLIE_SemanticDrift"),
     "Low-Light Report": ("SemiLLIE_LowLightReport",),
+}
+
+README_PICTURES = {
+    "Brighten a Dark Photo": "comfyui-brighten",
+    "Low-Light Report": "comfyui-report",
 }
 
 BOX = """(kind) => {
@@ -114,6 +119,24 @@ def photograph_node(page: Page, kind: str) -> None:
         file.convert("RGB").save(target, quality=88, optimize=True)
 
 
+def readme_pictures(server: Server) -> None:
+    """Photograph two finished examples with the Nodes 2.0 renderer."""
+    server.write_settings({"Comfy.VueNodes.Enabled": True})
+    for name, file in README_PICTURES.items():
+        with comfy_page(server, (1680, 820)) as page:
+            path = REPOSITORY / "example_workflows" / f"{name}.json"
+            load_workflow(page, json.loads(path.read_text(encoding="utf-8")), name)
+            server.forget()
+            page.evaluate(RUN)
+            page.wait_for_timeout(6000)
+            page.evaluate(FIT)
+            screenshot(page, SHOTS / f"{file}.png")
+            with Image.open(SHOTS / f"{file}.png") as picture:
+                target = REPOSITORY / "docs" / "images" / f"{file}.jpg"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                picture.convert("RGB").save(target, quality=88, optimize=True)
+
+
 def thumbnails(server: Server) -> None:
     """Draw the pictures of the template browser from what the examples saved."""
 
@@ -174,6 +197,7 @@ def main(names: list[str]) -> None:
                 photograph_node(page, "SemiLLIE_DownloadModel")
             write_blueprint()
             thumbnails(server)
+            readme_pictures(server)
         finally:
             server.stop()
 
