@@ -9,8 +9,27 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = {"transformers", "timm", "scipy", "matplotlib", "huggingface_hub", "pyvips", "tqdm", "yaml", "skimage"}
-COMFY = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "nodes", "server", "execution"}
+HEAVY = {
+    "transformers",
+    "timm",
+    "scipy",
+    "matplotlib",
+    "huggingface_hub",
+    "pyvips",
+    "tqdm",
+    "yaml",
+    "skimage",
+}
+COMFY = {
+    "comfy",
+    "comfy_api",
+    "comfy_execution",
+    "comfy_extras",
+    "folder_paths",
+    "nodes",
+    "server",
+    "execution",
+}
 
 
 def sources(folder: Path) -> list[Path]:
@@ -37,7 +56,9 @@ def test_comfyui_is_imported_by_the_nodes_only(repository, folder):
 @pytest.mark.parametrize("folder", ["semillie_core", "nodes"])
 def test_the_pack_works_under_any_folder_name(repository, folder):
     absolute = {"semillie_core", "nodes", "training_scripts"}
-    found = {str(path): names for path in sources(repository / folder) if (names := imported(path) & absolute)}
+    found = {
+        str(path): names for path in sources(repository / folder) if (names := imported(path) & absolute)
+    }
     assert found == {}
 
 
