@@ -91,10 +91,13 @@ class BuildLibrary(BuildHookInterface):  # type: ignore[type-arg]
                 "Semi-LLIE works without this package, through plain PyTorch."
             )
         _, tag, suffix = TARGETS[target]
-        root = Path(self.root)
-        library = Path(self.directory) / f"semillie_scan{suffix}"
-        library.parent.mkdir(parents=True, exist_ok=True)
-        compile_library(root / "src", target, library)
+        self.scratch = tempfile.TemporaryDirectory()
+        library = Path(self.scratch.name, f"semillie_scan{suffix}")
+        compile_library(Path(self.root, "src"), target, library)
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{tag}"
         build_data["force_include"][str(library)] = f"semillie_native/{library.name}"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Remove what the wheel now contains."""
+        self.scratch.cleanup()

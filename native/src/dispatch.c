@@ -47,7 +47,7 @@ static int64_t resolve(int64_t isa) { return isa == SEMILLIE_AUTO ? semillie_sca
     }
 #else
 #define CALL(name, isa, ...) \
-    (void)resolve;           \
+    (void)resolve(isa);      \
     return semillie_##name##_base(__VA_ARGS__);
 #endif
 

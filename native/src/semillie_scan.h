@@ -31,9 +31,9 @@ enum semillie_isa { SEMILLIE_AUTO = 0, SEMILLIE_BASE = 1, SEMILLIE_AVX2 = 2, SEM
  */
 struct semillie_scan {
     int64_t isa, batch, height, width, channels, states, rank, groups, image, softplus;
-    /* Channels are cut into `parts` ranges of whole vectors; an item is one (batch, part) of images or
-       one (batch, recurrence, part) of sequences.
-       Gradients summed over channels (grad_projection) come out once per part. */
+    /* Channels are cut into `parts` ranges of whole vectors, none of them empty in the backward pass; an item is one
+       (batch, part) of images or one (batch, recurrence, part) of sequences. Gradients that are summed over channels
+       (grad_projection) come out once per part. */
     int64_t parts;
     const float *u;          /* (batch, tokens, channels), groups * channels for a sequence */
     const float *projection; /* (batch, tokens, groups, rank + 2 * states) */
