@@ -13,7 +13,7 @@ from PIL import Image
 from server import PromptServer
 from torch import Tensor, nn
 
-from ..semillie_core.inference.enhance import is_out_of_memory
+from ..semillie_core.inference import is_out_of_memory
 from ..semillie_core.ram import SemanticModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -122,7 +122,7 @@ def explain(photo: Path, error: Exception) -> str:
         Exception: The error, if it is neither.
     """
     from ..image_io import PhotoError
-    from ..inference.enhance import is_out_of_memory
+    from ..inference import is_out_of_memory
 
     if isinstance(error, PhotoError):
         return str(error)

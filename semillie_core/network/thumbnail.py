@@ -85,19 +85,24 @@ def sample_region(grid: Tensor, region: Tensor, size: tuple[int, int]) -> Tensor
     Returns:
         ``(B, C, H, W)``.
     """
+    # Half precision cannot tell the pixels of a photo apart by their coordinates.
+    dtype = torch.promote_types(grid.dtype, torch.float32)
 
     def centres(start: Tensor, extent: Tensor, count: int) -> Tensor:
-        steps = (torch.arange(count, device=grid.device, dtype=grid.dtype) + 0.5) / count
+        steps = (torch.arange(count, device=grid.device, dtype=dtype) + 0.5) / count
         return 2 * (start[:, None] + extent[:, None] * steps) - 1
 
-    region = region.to(grid.dtype)
+    region = region.to(dtype)
     rows = centres(region[:, 0], region[:, 2], size[0])
     columns = centres(region[:, 1], region[:, 3], size[1])
     batch = grid.shape[0]
     points = torch.stack(
         [columns[:, None, :].expand(batch, *size), rows[:, :, None].expand(batch, *size)], dim=-1
     )
-    return F.grid_sample(grid, points, mode="bilinear", padding_mode="border", align_corners=False)
+    sampled = F.grid_sample(
+        grid.to(dtype), points, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return sampled.to(grid.dtype)
 
 
 def brighten(image: Tensor, log_gain: Tensor) -> Tensor:

@@ -193,5 +193,6 @@ def test_half_precision_weights_work(dtype):
     image = torch.rand(1, 3, 40, 48) * 0.2
     exact = enhance(net, image).image
     half = enhance(net, image, dtype=dtype).image
+    assert torch.isfinite(half).all()
     assert half.dtype == torch.float32
     assert (half - exact).abs().mean() < 0.02
