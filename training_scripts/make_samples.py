@@ -4,7 +4,7 @@ The sources come from scikit-image (extra ``dev``) and from Debian's package ``l
 ``samples/README.md`` names author and licence of each. The results are the same on every run::
 
     python -m training_scripts.make_samples
-    python -m training_scripts.make_samples --meadow seeding_by_Clements_Engelhardt.jpg --output /tmp/samples
+    python -m training_scripts.make_samples --meadow seeding_by_Clements_Engelhardt.jpg --output samples-again
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from semillie_core.colour import linear_to_srgb, srgb_to_linear
 from semillie_core.data import read_rgb
-from semillie_core.data.sensor import linear_to_srgb, simulate_low_light, srgb_to_linear
+from semillie_core.data.sensor import simulate_low_light
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MEADOW = Path("/usr/share/backgrounds/seeding_by_Clements_Engelhardt.jpg")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..colour import linear_to_srgb, srgb_to_linear
+
 LUMA = (0.2126, 0.7152, 0.0722)
 """Rec. 709 luma weights."""
 
@@ -84,8 +86,5 @@ def expose(image: Tensor, stops: float) -> Tensor:
         image: Any shape, in [0, 1].
         stops: Exposure change in EV.
     """
-    linear = torch.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055) ** 2.4)
-    exposed = -torch.expm1(2.0**stops * torch.log1p(-linear.clamp(0, 1)))
-    return torch.where(
-        exposed <= 0.0031308, exposed * 12.92, 1.055 * exposed.clamp(min=1e-8) ** (1 / 2.4) - 0.055
-    )
+    exposed = -torch.expm1(2.0**stops * torch.log1p(-srgb_to_linear(image).clamp(0, 1)))
+    return linear_to_srgb(exposed)

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..colour import srgb_to_linear
 from ._images import as_images, as_pair
 
 _LINEAR_SRGB_TO_XYZ = (
@@ -15,11 +16,6 @@ _LINEAR_SRGB_TO_XYZ = (
     (0.019334, 0.119193, 0.950227),
 )
 _D65_WHITE = (0.95047, 1.0, 1.08883)
-
-
-def srgb_to_linear(images: Tensor) -> Tensor:
-    """Undo the sRGB transfer curve (IEC 61966-2-1): display-encoded to linear light, both in [0, 1]."""
-    return torch.where(images > 0.04045, ((images.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4, images / 12.92)
 
 
 def linear_to_lab(linear: Tensor) -> Tensor:

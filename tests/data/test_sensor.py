@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from semillie_core.data.sensor import linear_to_srgb, simulate_low_light, srgb_to_linear
+from semillie_core.colour import linear_to_srgb, srgb_to_linear
+from semillie_core.data.sensor import simulate_low_light
 
 
 def generator(seed=0):
