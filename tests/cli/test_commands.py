@@ -77,6 +77,18 @@ def test_enhances_a_photo_beside_it_and_leaves_it_alone(semillie, photo):
     assert not torch.equal(read_photo(target).pixels, read_photo(source).pixels)
 
 
+def test_bundled_model_writes_what_the_core_computes(repository, tmp_path):
+    """The ComfyUI tests hold Save Image against the same call, so the two agree with each other."""
+    from semillie_core.data import read_rgb
+    from semillie_core.inference import enhance
+    from semillie_core.weights import load_model
+
+    source, target = repository / "samples" / "coffee.png", tmp_path / "coffee.png"
+    assert cli.main(["enhance", str(source), "-o", str(target), "--device", "cpu", "--tile", "off"]) == 0
+    expected = enhance(load_model("semillie-compact"), read_rgb(source)[None].float() / 255).image[0]
+    assert (read_rgb(target).float() - expected * 255).abs().max() <= 0.501
+
+
 def test_strength_zero_returns_the_photo(semillie, photo, tmp_path):
     source = photo("night.png")
     assert semillie("enhance", source, "-o", tmp_path / "same.png", "--strength", "0")[0] == 0
