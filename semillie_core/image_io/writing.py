@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import atomic_write
 from ..inference.controls import luma
 from ._tiff import add_exif_to_tiff
 from ._vips import load_vips, reason
@@ -70,26 +69,9 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
     exif = like.metadata.get("exif-data") if like is not None else None
     if file_format == "tiff" and isinstance(exif, bytes):
         encoded = add_exif_to_tiff(encoded, exif)
-    _write_atomically(path, encoded)
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all, whatever interrupts the program.
-
-    Raises:
-        PhotoError: The folder is missing or cannot be written to.
-    """
-    temporary = path.with_name(f".{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with atomic_write(path) as file:
+            file.write(encoded)
     except OSError as error:
         raise PhotoError(f"{path} cannot be written: {error.strerror or error}.") from error
 

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..files import atomic_write
 from ..weights.checkpoint import CheckpointError
 from .config import RAM_PLUS_SWIN_L, RAM_SWIN_L, RAMConfig, Variant
 from .descriptor import SemanticModel
@@ -416,14 +417,9 @@ def _write_compact(
         }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    temporary = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(struct.pack("<Q", len(text)) + text)
-            start = stream.tell()
-            for name, tensor in _converted(source, origin, dtype):
-                stream.seek(start + header[name]["data_offsets"][0])
-                stream.write(tensor.numpy().data)
-        temporary.replace(copy)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(copy) as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        start = stream.tell()
+        for name, tensor in _converted(source, origin, dtype):
+            stream.seek(start + header[name]["data_offsets"][0])
+            stream.write(tensor.numpy().data)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -163,10 +162,6 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return tuple(
             _convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True))
         )
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _convert(next(h for h in typing.get_args(hint) if h is not type(None)), value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is float and isinstance(value, str):

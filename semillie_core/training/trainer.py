@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Batch, PairSampler, find_pairs, read_rgb
+from ..files import atomic_write
 from ..losses import gradient_loss, structure_loss
 from ..metrics import psnr, ssim
 from ..network import SemiLLIE
@@ -89,7 +88,8 @@ def train(config: TrainConfig, *, on_step: Callable[[dict[str, Any]], None] | No
         torch.set_rng_state(state["rng"])
         step, best_psnr, best_step = state["step"], state["best_psnr"], state["best_step"]
         _truncate_log(run / "log.jsonl", step)
-    (run / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n", encoding="utf-8")
+    with atomic_write(run / "config.json") as file:
+        file.write(json.dumps(config.to_dict(), indent=1).encode() + b"\n")
 
     sampler = PairSampler(config.data, config.seed, config.network.thumbnail)
     validation = [(read_rgb(p.low), read_rgb(p.high)) for p in find_pairs(config.val_low, config.val_high)]
@@ -102,19 +102,18 @@ def train(config: TrainConfig, *, on_step: Callable[[dict[str, Any]], None] | No
             on_step(record)
 
     def checkpoint() -> None:
-        _save_atomically(
-            state_file,
-            {
-                "config_sha256": config.sha256(),
-                "network": network.state_dict(),
-                "average": average.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "rng": torch.get_rng_state(),
-                "step": step,
-                "best_psnr": best_psnr,
-                "best_step": best_step,
-            },
-        )
+        state = {
+            "config_sha256": config.sha256(),
+            "network": network.state_dict(),
+            "average": average.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "step": step,
+            "best_psnr": best_psnr,
+            "best_step": best_step,
+        }
+        with atomic_write(state_file) as file:
+            torch.save(state, file)
 
     def batch_of(index: int) -> Batch | None:
         seen = 0
@@ -228,15 +227,5 @@ def _truncate_log(path: Path, step: int) -> None:
     records = [
         line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step
     ]
-    path.write_text("".join(f"{line}\n" for line in records), encoding="utf-8")
-
-
-def _save_atomically(path: Path, content: dict[str, Any]) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        torch.save(content, temporary)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with atomic_write(path) as file:
+        file.write("".join(f"{line}\n" for line in records).encode())

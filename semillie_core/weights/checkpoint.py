@@ -9,10 +9,8 @@ run code.
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ..files import atomic_write
 from ..network import SemiLLIE, SemiLLIEConfig
 from .bundled import bundled_models
 from .descriptor import SemiLLIEModel
@@ -103,15 +102,8 @@ def save_model(path: str | Path, network: SemiLLIE, metadata: Mapping[str, str] 
             "config": json.dumps(network.config.to_dict(), sort_keys=True),
         },
     )
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(payload)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with atomic_write(path) as file:
+        file.write(payload)
 
 
 def _resolve(name_or_path: str | Path) -> Path:

@@ -145,7 +145,7 @@ def test_no_copy_when_told_so_or_impossible(tmp_path, tiny, load, monkeypatch) -
     original = Path.open
 
     def read_only(self, mode="r", *args, **kwargs):
-        if "w" in mode:
+        if set("wx") & set(mode):
             raise PermissionError("read-only folder")
         return original(self, mode, *args, **kwargs)
 
