@@ -28,6 +28,25 @@ def to_image(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
+def convolve(conv: nn.Module, x: Tensor) -> Tensor:
+    """Apply a spatial convolution to ``(B, H, W, C)``."""
+    return to_tokens(conv(to_image(x)))
+
+
+class PointwiseConv(nn.Conv2d):
+    """A 1x1 convolution as a matrix product over the last axis, ``(..., C_in) -> (..., C_out)``.
+
+    The parameters are those of the convolution, as the released checkpoints store them. PyTorch's own 1x1 convolution
+    falls back to an unblocked kernel for small batches on one CPU thread.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.flatten(1), self.bias)
+
+
 class DropPath(nn.Module):
     """Stochastic depth: drop a residual branch per sample, scaled to keep its expectation."""
 
@@ -62,7 +81,7 @@ class SelectiveScan2d(nn.Module):
         self.conv2d = nn.Conv2d(E, E, 3, padding=1, groups=E)
         if config.multi_scale:
             self.conv2d_55 = nn.Conv2d(E, E, 5, padding=2, groups=E)
-            self.point_wise_conv = nn.Conv2d(2 * E, E, 1)
+            self.point_wise_conv = PointwiseConv(2 * E, E)
         self.multi_scale = config.multi_scale
         self.out_norm = nn.LayerNorm(E, eps=NORM_EPS)
         self.out_proj = nn.Linear(E, C, bias=False)
@@ -84,30 +103,40 @@ class SelectiveScan2d(nn.Module):
         nn.init.trunc_normal_(self.out_proj.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        a, z = self.in_proj(x).chunk(2, dim=-1)
-        narrow = self.conv2d(to_image(a))
+        # Halves of a weight instead of halves of its product: a split or joined feature map costs a copy each way.
+        narrow_in, gate_in = self.in_proj.weight.chunk(2)
+        narrow = convolve(self.conv2d, F.linear(x, narrow_in))
+        v = F.silu(narrow)
         if self.multi_scale:
-            wide = self.conv2d_55(narrow)
-            v = self.point_wise_conv(torch.cat([F.silu(narrow), F.silu(wide)], dim=1))
-        else:
-            v = F.silu(narrow)
+            mix = self.point_wise_conv
+            of_narrow, of_wide = mix.weight.flatten(1).chunk(2, dim=1)
+            wide = F.silu(convolve(self.conv2d_55, narrow))
+            v = F.linear(v, of_narrow, mix.bias) + F.linear(wide, of_wide)
         y = selective_scan_2d(
-            to_tokens(v), self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds
+            v, self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds
         )
+        z = F.linear(x, gate_in)
         gated: Tensor = self.out_proj(self.out_norm(y) * F.silu(z))
         return gated
 
 
+class TokenMean(nn.Module):
+    """Global average of each channel, ``(B, H, W, C) -> (B, 1, 1, C)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((1, 2), keepdim=True)
+
+
 class ChannelAttention(nn.Module):
-    """Squeeze-and-excitation gate from the global average of each channel."""
+    """Squeeze-and-excitation gate from the global average of each channel, ``(B, H, W, C)``."""
 
     def __init__(self, channels: int, squeeze: int = 30) -> None:
         super().__init__()
         self.attention = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(channels, channels // squeeze, 1),
+            TokenMean(),
+            PointwiseConv(channels, channels // squeeze),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels // squeeze, channels, 1),
+            PointwiseConv(channels // squeeze, channels),
             nn.Sigmoid(),
         )
 
@@ -117,7 +146,7 @@ class ChannelAttention(nn.Module):
 
 
 class ChannelAttentionBlock(nn.Module):
-    """CAB: squeezed pair of 3x3 convolutions followed by channel attention, ``(B, C, H, W)``."""
+    """CAB: squeezed pair of 3x3 convolutions followed by channel attention, ``(B, H, W, C)``."""
 
     def __init__(self, channels: int, compress: int = 3) -> None:
         super().__init__()
@@ -129,12 +158,13 @@ class ChannelAttentionBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.cab(x)
+        squeeze, activation, expand, attention = self.cab
+        y: Tensor = attention(convolve(expand, activation(convolve(squeeze, x))))
         return y
 
 
 class GatedFusion(nn.Module):
-    """GFM of the guided variant: fuse illumination features into tokens, both ``(B, C, H, W)``.
+    """GFM of the guided variant: fuse illumination features into tokens, both ``(B, H, W, C)``.
 
     Its depthwise convolution pads by reflection where the image allows it (2 pixels and more); a single row or
     column, which reflection cannot pad, is repeated.
@@ -142,16 +172,16 @@ class GatedFusion(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.pwconv = nn.Conv2d(2 * channels, 4 * channels, 1)
+        self.pwconv = PointwiseConv(2 * channels, 4 * channels)
         self.dwconv = nn.Conv2d(4 * channels, 4 * channels, 3, groups=4 * channels)
-        self.project_out = nn.Conv2d(2 * channels, channels, 1)
-        self.mlp = nn.Conv2d(channels, channels, 1)
+        self.project_out = PointwiseConv(2 * channels, channels)
+        self.mlp = PointwiseConv(channels, channels)
 
     def forward(self, tokens: Tensor, illumination: Tensor) -> Tensor:
-        mixed = self.pwconv(torch.cat([tokens, illumination], dim=1))
+        mixed = to_image(self.pwconv(torch.cat([tokens, illumination], dim=-1)))
         for pad, size in (((1, 1, 0, 0), mixed.shape[3]), ((0, 0, 1, 1), mixed.shape[2])):
             mixed = F.pad(mixed, pad, mode="reflect" if size > 1 else "replicate")
-        p, q = self.dwconv(mixed).chunk(2, dim=1)
+        p, q = to_tokens(self.dwconv(mixed)).chunk(2, dim=-1)
         fused: Tensor = self.mlp(self.project_out(F.gelu(p) * q) + tokens)
         return fused
 
@@ -173,9 +203,9 @@ class StateSpaceBlock(nn.Module):
             self.fuse = GatedFusion(C)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
-        source = x if guide is None else to_tokens(self.fuse(to_image(x), guide))
-        y: Tensor = x * self.skip_scale + self.drop_path(self.self_attention(self.ln_1(source)))
-        return y * self.skip_scale2 + to_tokens(self.conv_blk(to_image(self.ln_2(y))))
+        source = x if guide is None else self.fuse(x, guide)
+        y = torch.addcmul(self.drop_path(self.self_attention(self.ln_1(source))), x, self.skip_scale)
+        return torch.addcmul(self.conv_blk(self.ln_2(y)), y, self.skip_scale2)
 
 
 class BlockSequence(nn.Module):
@@ -200,7 +230,7 @@ class ResidualGroup(nn.Module):
         self.conv = nn.Conv2d(config.embed_dim, config.embed_dim, 3, padding=1)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
-        return to_tokens(self.conv(to_image(self.residual_group(x, guide)))) + x
+        return convolve(self.conv, self.residual_group(x, guide)) + x
 
 
 class TokenNorm(nn.Module):
@@ -218,18 +248,19 @@ class TokenNorm(nn.Module):
 class IlluminationEstimator(nn.Module):
     """The paper's estimator, all linear: image and its channel mean to an illumination map and its features.
 
-    ``(B, 3, H, W) -> (B, 3, H, W), (B, C, H, W)``.
+    ``(B, 3, H, W) -> (B, 3, H, W), (B, H, W, C)``.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(4, channels, 1)
+        self.conv1 = PointwiseConv(4, channels)
         self.depth_conv = nn.Conv2d(channels, channels, 5, padding=2, groups=4)
-        self.conv2 = nn.Conv2d(channels, 3, 1)
+        self.conv2 = PointwiseConv(channels, 3)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.depth_conv(self.conv1(torch.cat([x, x.mean(1, keepdim=True)], dim=1)))
-        return self.conv2(features), features
+        lit = self.conv1(to_tokens(torch.cat([x, x.mean(1, keepdim=True)], dim=1)))
+        features = convolve(self.depth_conv, lit)
+        return to_image(self.conv2(features)), features
 
 
 class GradientMagnitude(nn.Module):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import BlockSequence, to_image, to_tokens
+from .blocks import BlockSequence, PointwiseConv, convolve, to_image, to_tokens
 from .config import SemiLLIEConfig
 
 INITIAL_LOG_GAIN = 1.0
@@ -36,11 +36,11 @@ class ThumbnailEstimator(nn.Module):
         super().__init__()
         C = config.embed_dim
         self.long_side = config.thumbnail
-        self.conv1 = nn.Conv2d(7, C, 1)
+        self.conv1 = PointwiseConv(7, C)
         self.depth_conv = nn.Conv2d(C, C, 5, padding=2, groups=4)
         self.body = BlockSequence(config, [0.0] * config.thumbnail_depth)
         self.norm = nn.LayerNorm(C, eps=1e-5)
-        self.local_gain = nn.Conv2d(C, 3, 1)
+        self.local_gain = PointwiseConv(C, 3)
         self.global_gain = nn.Linear(C, 3)
         nn.init.zeros_(self.local_gain.weight)
         nn.init.zeros_(self.local_gain.bias)  # type: ignore[arg-type]
@@ -51,12 +51,10 @@ class ThumbnailEstimator(nn.Module):
         thumbnail = make_thumbnail(frame, self.long_side)
         # Dark photos differ in their lowest code values, which the square root spreads out.
         spread = thumbnail.clamp(min=0).add(1e-4).sqrt()
-        features = self.depth_conv(
-            self.conv1(torch.cat([thumbnail, thumbnail.mean(1, keepdim=True), spread], dim=1))
-        )
-        tokens = self.norm(self.body(to_tokens(features)))
-        log_gain = self.local_gain(to_image(tokens)) + self.global_gain(tokens.mean((1, 2)))[:, :, None, None]
-        return FrameIllumination(log_gain, to_image(tokens))
+        seen = to_tokens(torch.cat([thumbnail, thumbnail.mean(1, keepdim=True), spread], dim=1))
+        tokens = self.norm(self.body(convolve(self.depth_conv, self.conv1(seen))))
+        log_gain = self.local_gain(tokens) + self.global_gain(tokens.mean((1, 2), keepdim=True))
+        return FrameIllumination(to_image(log_gain), to_image(tokens))
 
 
 def make_thumbnail(frame: Tensor, long_side: int) -> Tensor:
