@@ -1,14 +1,23 @@
-"""Train a Semi-LLIE network on pairs.
+r"""Train a Semi-LLIE network, semi-supervised where there are unpaired dark photos.
 
-    python -m training_scripts.train training_scripts/configs/semillie_compact.yaml --set run_dir=runs/mine
+    python -m training_scripts.train --preset cpu_demo
+    python -m training_scripts.train --preset compact --set run_dir=runs/mine \
+        --set 'data.sources=[{low: data/low, high: data/high}]' --set 'data.unpaired=[{folder: data/night}]' \
+        --set data.val_low=data/val/low --set data.val_high=data/val/high
+    python -m training_scripts.train my.yaml
+    torchrun --nproc-per-node 4 -m training_scripts.train my.yaml
 
-Started again with the same config, a run continues from its last checkpoint.
+A config file, a preset, or both (the file's values replace the preset's) and --set on top. Started again with the same
+config, a run continues from its last checkpoint. The run folder receives best.safetensors and last.safetensors (the
+teacher), state.pt (for resuming), log.jsonl, log.csv, pictures and report.md. Exit status: 0 finished, 1 an error that
+is named, 130 interrupted after writing a checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +25,97 @@ import yaml
 
 from semillie_core.data import DataError
 from semillie_core.training import TrainConfig, TrainingError, train
+from semillie_core.training.options import describe
+from semillie_core.training.presets import PRESETS, preset
+from semillie_core.weights import CheckpointError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    if options.options:
+        print(describe(TrainConfig))
+        return 0
+    try:
+        config = read_config(options.config, options.preset, options.set)
+        result = train(config, on_step=Progress(config.steps, options.every))
+    except (DataError, TrainingError, CheckpointError, ValueError, OSError, yaml.YAMLError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped at once. The same command continues from the last checkpoint.", file=sys.stderr)
+        return 130
+    if not result.finished:
+        print(
+            f"Stopped; {result.last} and a checkpoint are written. The same command continues.",
+            file=sys.stderr,
+        )
+        return 130
+    if result.best_step >= 0:
+        print(f"Best validation PSNR {result.best_psnr:.2f} dB at step {result.best_step}: {result.best}")
+    print(f"Report: {result.report}")
+    return 0
+
+
+def read_config(path: Path | None, preset_name: str | None, assignments: list[str]) -> TrainConfig:
+    """A run's config from a preset, a YAML file and assignments, each replacing what came before.
+
+    Raises:
+        ValueError: Nothing is named, or an option is unknown or wrong; the message names it.
+    """
+    if path is None and preset_name is None:
+        raise ValueError(f"Name a config file, or a preset with --preset: {', '.join(PRESETS)}.")
+    values = preset(preset_name) if preset_name else {}
+    if path is not None:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} is not a YAML mapping.")
+        _merge(values, content)
+    for assignment in assignments:
+        _assign(values, assignment)
+    return TrainConfig.from_dict(values)
+
+
+class Progress:
+    """Prints a line now and then, with the time that is left.
+
+    Args:
+        steps: Length of the run.
+        every: Steps between lines; steps with validation scores always get one.
+    """
+
+    def __init__(self, steps: int, every: int) -> None:
+        self.steps, self.every = steps, every
+        self._first: tuple[int, float] | None = None
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (record["step"], now)
+        if record["step"] % self.every and "val_psnr" not in record and record["step"] != self.steps:
+            return
+        cells = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in record.items()]
+        done = record["step"] - self._first[0]
+        if done:
+            left = (now - self._first[1]) / done * (self.steps - record["step"])
+            cells.append(f"left {int(left) // 3600}:{int(left) // 60 % 60:02d}:{int(left) % 60:02d}")
+        print("  ".join(cells), flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    presets = "\n".join(f"  {name}: {text}" for name, text in PRESETS.items())
     parser = argparse.ArgumentParser(
         prog="python -m training_scripts.train",
-        description=__doc__,
+        description=f"{__doc__}\npresets:\n{presets}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "config", type=Path, help="YAML file of the run; relative paths start at the working folder"
+        "config",
+        type=Path,
+        nargs="?",
+        help="YAML file of the run; relative paths start at the working folder",
     )
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="start from these values")
     parser.add_argument(
         "--set",
         action="append",
@@ -36,28 +124,16 @@ def main(arguments: list[str] | None = None) -> int:
         help="change one option, dotted for nested ones: --set loss.ssim=0.3 (the value is read as YAML)",
     )
     parser.add_argument("--every", type=int, default=20, help="steps between printed lines (default: 20)")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--options", action="store_true", help="list every option of a run, then stop")
+    return parser
 
-    def show(record: dict[str, Any]) -> None:
-        if record["step"] % options.every == 0 or "val_psnr" in record:
-            print(
-                "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in record.items()),
-                flush=True,
-            )
 
-    try:
-        values = yaml.safe_load(options.config.read_text(encoding="utf-8"))
-        for assignment in options.set:
-            _assign(values, assignment)
-        result = train(TrainConfig.from_dict(values), on_step=show)
-    except (DataError, TrainingError, ValueError, OSError, yaml.YAMLError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped. The same command continues from the last checkpoint.", file=sys.stderr)
-        return 130
-    print(f"Best validation PSNR {result.best_psnr:.2f} dB at step {result.best_step}: {result.best}")
-    return 0
+def _merge(values: dict[str, Any], changes: dict[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = value
 
 
 def _assign(values: dict[str, Any], assignment: str) -> None:

@@ -24,6 +24,8 @@ class Pair:
     name: str
     low: Path
     high: Path
+    scene: str = ""
+    """Which pairs show the same scene; empty where that is not known."""
 
 
 def find_pairs(low: str | Path, high: str | Path) -> list[Pair]:
@@ -40,6 +42,18 @@ def find_pairs(low: str | Path, high: str | Path) -> list[Pair]:
             f"({len(low_files)} and {len(high_files)} images found)."
         )
     return [Pair(name, low_files[name], high_files[name]) for name in names]
+
+
+def find_images(folder: str | Path) -> list[Path]:
+    """The images of a folder, sorted by name.
+
+    Raises:
+        DataError: The folder is missing or holds no image.
+    """
+    found = sorted(_by_stem(Path(folder)).values())
+    if not found:
+        raise DataError(f"Folder {folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+    return found
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

@@ -1,50 +1,43 @@
-"""Batches for supervised training, each a pure function of (seed, step).
+"""Batches, each sample a pure function of (seed, step, slot).
 
-Because nothing but the step number decides what a batch holds, an interrupted run resumes with exactly the batches it
-would have seen.
+A slot is a position in the global batch. Because nothing else decides what a sample holds, an interrupted run resumes
+with exactly the batches it would have seen, whatever the number of worker processes, and the ranks of a distributed run
+that take every n-th slot see together what one process would.
+
+A *frame* is a part of a photo that is shown whole to networks with a thumbnail; crops lie inside their frame. All
+frames of a batch have one aspect ratio, so photos of any size mix in it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from ..network.thumbnail import make_thumbnail
-from .pairs import find_pairs, read_rgb
-from .sensor import simulate_low_light
+from .config import DataConfig
+from .pairs import DataError, Pair, find_images, find_pairs
+from .photos import PhotoStore, to_float
+from .random import chance, integer, seeded, uniform
+from .views import StrongView, darken, relight
 
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """Two folders of pairs and how often to draw from them."""
-
-    low: str
-    """Folder of dark photos."""
-    high: str
-    """Folder of references with the same file stems."""
-    weight: float = 1.0
-    """Relative number of batches drawn from this source."""
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """What training batches are made of."""
-
-    sources: tuple[SourceConfig, ...] = field(default_factory=tuple)
-    """Where pairs come from; all photos of one source must have the same size up to a quarter turn."""
-    synthetic: float = 0.0
-    """Fraction of batches whose dark image is simulated from the reference by the sensor model."""
-    exposure_ev: tuple[float, float] = (-5.0, -1.5)
-    """Range of simulated exposures, in stops."""
-    identity: float = 0.0
-    """Fraction of batches that show the reference itself and ask for no change."""
+_PAIRED, _UNPAIRED, _FRACTION = 0, 1, 2
+"""Streams of randomness."""
+_WHOLE_BATCH = -1
+"""Slot of what holds for all slots."""
+_RELEASED_MARGIN = 280 / 256
+"""The released trainer squashes pairs to 280 pixels for crops of 256."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops of photos, with what is needed to place them in their frames."""
+    """Crops of pairs, with what is needed to place them in their frames."""
 
     low: Tensor
     """Dark crops, ``(B, 3, S, S)`` in [0, 1]."""
@@ -54,82 +47,388 @@ class Batch:
     """The dark frames at thumbnail size, ``(B, 3, h, w)``."""
     region: Tensor
     """Where the crops lie, ``(B, 4)`` as top, left, height, width in fractions of the frame."""
+    brightness: Tensor
+    """Mean value of the whole reference frames, ``(B,)``."""
 
 
-class PairSampler:
-    """Draw batches from photos held in memory as uint8.
+@dataclass(frozen=True)
+class UnpairedBatch:
+    """Two views of crops of dark photos, in the same place."""
+
+    weak: Tensor
+    """As photographed, ``(B, 3, S, S)`` in [0, 1]: what the teacher sees."""
+    strong: Tensor
+    """In another light and with more noise, same shape: what the student sees."""
+    weak_thumbnail: Tensor
+    """The weak frames at thumbnail size, ``(B, 3, h, w)``."""
+    strong_thumbnail: Tensor
+    """The strong frames at thumbnail size, same shape."""
+    region: Tensor
+    """Where the crops lie, as in :class:`Batch`."""
+    pseudo: Tensor
+    """Crops of the bank's pseudo-labels, ``(B, 3, S, S)``; zero where there is none."""
+    has_pseudo: Tensor
+    """Which samples have a pseudo-label, ``(B,)`` bool."""
+
+
+@dataclass(frozen=True)
+class StepData:
+    """What one optimiser step learns from."""
+
+    paired: Batch
+    unpaired: UnpairedBatch | None
+
+
+class StepShape(NamedTuple):
+    """Sizes of a step's global batches."""
+
+    paired: int
+    """Crops of pairs."""
+    unpaired: int
+    """Crops of unpaired photos; 0 for none."""
+    crop: int
+    """Edge of the crops in pixels; 0 takes whole frames."""
+
+
+def to_device(data: StepData, device: torch.device) -> StepData:
+    """The same step with its tensors on a device."""
+
+    def moved(batch: Any) -> Any:
+        return type(batch)(
+            **{f.name: getattr(batch, f.name).to(device, non_blocking=True) for f in fields(batch)}
+        )
+
+    return StepData(moved(data.paired), None if data.unpaired is None else moved(data.unpaired))
+
+
+class _Placement(NamedTuple):
+    """How one sample is cut from its photo."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    flips: tuple[int, ...]
+    turned: bool
+
+
+class TrainingData:
+    """Training batches and validation pairs of a :class:`DataConfig`.
 
     Args:
         config: What to draw.
-        seed: Decides every batch together with the step.
+        seed: Decides every batch together with step and slot.
         thumbnail: Long side of the frames' thumbnails in pixels; 0 for networks without one.
 
     Raises:
-        DataError: A folder or file cannot be used.
-        ValueError: There is no source.
+        DataError: A folder or file cannot be used, or there are no pairs.
     """
 
-    def __init__(self, config: SamplingConfig, seed: int, thumbnail: int) -> None:
-        if not config.sources:
-            raise ValueError("sampling.sources is empty: name at least one pair of folders.")
+    def __init__(self, config: DataConfig, seed: int, thumbnail: int) -> None:
         self.config, self.seed, self.thumbnail = config, seed, thumbnail
-        self._photos: list[list[tuple[Tensor, Tensor]]] = []
+        self.photos = PhotoStore(config.cache_mib << 20, config.max_corrupt)
+        self.report: list[str] = []
+        """What was found and what was left out, in words."""
+        self.pseudo_labels: Callable[[Path], Tensor | None] = lambda path: None
+        """Looks up an unpaired photo's pseudo-label, ``(3, H, W)`` float in landscape orientation."""
+        self._pairs: list[list[Pair]] = []
+        self._pair_weights: list[float] = []
+        left_out: list[Path] = []
         for source in config.sources:
-            photos = [
-                (read_rgb(pair.low), read_rgb(pair.high)) for pair in find_pairs(source.low, source.high)
-            ]
-            self._photos.append([(_landscape(low), _landscape(high)) for low, high in photos])
-        self._weights = torch.tensor([source.weight for source in config.sources], dtype=torch.float64)
+            kept, spare = self._share(find_pairs(source.low, source.high))
+            self.report.append(
+                f"{source.low}: {len(kept)} pairs used, {len(spare)} left out by pair_fraction"
+            )
+            self._pairs.append(kept)
+            self._pair_weights.append(source.weight)
+            left_out += [pair.low for pair in spare]
+        self._unpaired: list[list[Path]] = []
+        self._unpaired_weights: list[float] = []
+        for folder in config.unpaired:
+            paths = find_images(folder.folder)
+            self.report.append(f"{folder.folder}: {len(paths)} unpaired photos")
+            self._unpaired.append(paths)
+            self._unpaired_weights.append(folder.weight)
+        if config.unpaired_from_pairs and left_out:
+            self.report.append(f"{len(left_out)} dark photos of left-out pairs join the unpaired")
+            self._unpaired.append(left_out)
+            self._unpaired_weights.append(1.0)
+        if not self._pairs:
+            raise DataError("There are no pairs to learn from: name folders in data.sources.")
+        self._sizes: dict[Path, tuple[int, int]] = {}
+        for photo_list in self._unpaired:
+            photo_list[:] = [path for path in photo_list if self._measure(path)]
+        for pair_list in self._pairs:
+            pair_list[:] = [pair for pair in pair_list if self._measure_pair(pair)]
+        if not all(self._pairs) or not all(self._unpaired):
+            raise DataError("A source of training photos has no readable photo left.")
 
-    def batch(self, step: int, size: int, crop: int) -> Batch:
-        """The batch of a step.
+    @property
+    def unpaired_photos(self) -> list[Path]:
+        """Every unpaired photo."""
+        return [path for source in self._unpaired for path in source]
+
+    def validation(self) -> list[Pair]:
+        """The validation pairs.
+
+        Raises:
+            DataError: The folders cannot be used, or a photo is in training, too.
+        """
+        if not self.config.val_low:
+            return []
+        pairs = find_pairs(self.config.val_low, self.config.val_high)
+        trained = {pair.low.resolve() for source in self._pairs for pair in source}
+        seen = [str(pair.low) for pair in pairs if pair.low.resolve() in trained]
+        if seen:
+            raise DataError(f"Validation photos are among the training photos: {', '.join(seen[:5])}.")
+        return pairs
+
+    def paired(self, step: int, size: int, crop: int, slots: Sequence[int] | None = None) -> Batch:
+        """The pairs of a step.
 
         Args:
             step: Number of the optimiser step, from 0.
-            size: Number of crops.
-            crop: Their edge in pixels; 0 takes whole photos.
+            size: Crops in the global batch.
+            crop: Their edge in pixels; 0 takes whole frames.
+            slots: Which of them to make; all by default.
         """
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        photos = self._photos[int(torch.multinomial(self._weights, 1, generator=generator))]
-        kind = float(torch.rand((), generator=generator))
-        turned = bool(torch.rand((), generator=generator) < 0.5)
-        lows, highs, thumbnails, regions = [], [], [], []
-        for index in torch.randint(len(photos), (size,), generator=generator).tolist():
-            low8, high8 = photos[index]
-            high = high8.float() / 255
+        common = seeded(self.seed, _PAIRED, step, _WHOLE_BATCH)
+        pairs = self._pairs[_draw(self._pair_weights, common)]
+        kind, scale = uniform(common), uniform(common, self.config.frame_scale, 1.0)
+        turned = chance(common, 0.5)
+        first = self._sizes[self._pick_pair(pairs, step, 0)[0].low]
+        shape = self._frame_shape(first, first, scale)
+        samples = []
+        for slot in range(size) if slots is None else slots:
+            pair, low8, high8, generator = self._pick_pair(pairs, step, slot)
+            place = self._place(self._sizes[pair.low], first, scale, crop, turned, generator)
+            target, edge = (None, crop) if crop else (shape, 0)
+            if self.config.geometry == "released":
+                edge = round(crop * _RELEASED_MARGIN)
+            high = _oriented(self._cut(high8, place, edge, target), place)
             if kind < self.config.synthetic:
-                low = self._darken(high, generator)
+                low = darken(high, self.config, generator)
             elif kind < self.config.synthetic + self.config.identity:
                 low = high
             else:
-                low = low8.float() / 255
-            flips = [axis for axis in (1, 2) if torch.rand((), generator=generator) < 0.5]
-            low, high = low.flip(flips), high.flip(flips)
-            if turned:
-                low, high = low.transpose(1, 2), high.transpose(1, 2)
-            height, width = low.shape[1:]
-            edge_h, edge_w = (min(crop, height), min(crop, width)) if crop else (height, width)
-            top = int(torch.randint(height - edge_h + 1, (), generator=generator))
-            left = int(torch.randint(width - edge_w + 1, (), generator=generator))
-            lows.append(low[:, top : top + edge_h, left : left + edge_w])
-            highs.append(high[:, top : top + edge_h, left : left + edge_w])
-            thumbnails.append(make_thumbnail(low[None], self.thumbnail or 1)[0])
-            regions.append([top / height, left / width, edge_h / height, edge_w / width])
-        return Batch(torch.stack(lows), torch.stack(highs), torch.stack(thumbnails), torch.tensor(regions))
+                low = relight(
+                    _oriented(self._cut(low8, place, edge, target), place),
+                    self.config.exposure_jitter,
+                    self.config.white_balance_jitter,
+                    generator,
+                )
+            window, region = self._window(low, crop, generator)
+            samples.append((low[window], high[window], self._shrink(low, shape), region, high.mean()))
+        return Batch(*(torch.stack(column) for column in zip(*samples, strict=True)))
 
-    def _darken(self, high: Tensor, generator: torch.Generator) -> Tensor:
-        def uniform(low: float, high: float) -> float:
-            return low + (high - low) * float(torch.rand((), generator=generator))
+    def unpaired(self, step: int, size: int, crop: int, slots: Sequence[int] | None = None) -> UnpairedBatch:
+        """The unpaired photos of a step; arguments as :meth:`paired`.
 
-        return simulate_low_light(
-            high,
-            exposure_ev=uniform(*self.config.exposure_ev),
-            full_well_electrons=10 ** uniform(3.3, 4.3),
-            read_noise_electrons=uniform(1.0, 6.0),
-            white_balance_gains=[uniform(0.85, 1.15), 1.0, uniform(0.85, 1.15)],
-            generator=generator,
+        Raises:
+            DataError: There are none.
+        """
+        if not self._unpaired:
+            raise DataError("There are no unpaired photos: name folders in data.unpaired.")
+        common = seeded(self.seed, _UNPAIRED, step, _WHOLE_BATCH)
+        paths = self._unpaired[_draw(self._unpaired_weights, common)]
+        scale, turned = uniform(common, self.config.frame_scale, 1.0), chance(common, 0.5)
+        first = self._sizes[self._pick_unpaired(paths, step, 0)[0]]
+        shape = self._frame_shape(first, first, scale)
+        view = StrongView(self.config.strong)
+        samples = []
+        for slot in range(size) if slots is None else slots:
+            path, photo, generator = self._pick_unpaired(paths, step, slot)
+            place = self._place(self._sizes[path], first, scale, crop, turned, generator)
+            target = shape if not crop else None
+            if self.config.geometry == "released":
+                place = place._replace(flips=(), turned=False)
+            weak = _oriented(self._cut(photo, place, crop, target), place)
+            window, region = self._window(weak, crop, generator)
+            strong = view.of_frame(weak, generator)
+            label = self.pseudo_labels(path)
+            if label is None:
+                pseudo = torch.zeros_like(weak[window])
+            else:
+                pseudo = _oriented(self._cut(label, place, crop, target), place)[window]
+            samples.append(
+                (
+                    weak[window],
+                    view.of_crop(strong[window], generator),
+                    self._shrink(weak, shape),
+                    self._shrink(strong, shape),
+                    region,
+                    pseudo,
+                    torch.tensor(label is not None),
+                )
+            )
+        return UnpairedBatch(*(torch.stack(column) for column in zip(*samples, strict=True)))
+
+    def _share(self, pairs: list[Pair]) -> tuple[list[Pair], list[Pair]]:
+        """Split pairs into the fraction to use and the rest, chosen by the seed and whole scenes at a time."""
+        scenes = sorted({pair.scene or pair.name for pair in pairs})
+        order = torch.randperm(len(scenes), generator=seeded(self.seed, _FRACTION)).tolist()
+        count = max(1, round(self.config.pair_fraction * len(scenes)))
+        chosen = {scenes[i] for i in order[:count]}
+        kept = [pair for pair in pairs if (pair.scene or pair.name) in chosen]
+        return kept, [pair for pair in pairs if (pair.scene or pair.name) not in chosen]
+
+    def _measure(self, path: Path) -> bool:
+        size = self.photos.size(path)
+        if size is None:
+            return False
+        self._sizes[path] = size
+        return True
+
+    def _measure_pair(self, pair: Pair) -> bool:
+        if not (self._measure(pair.low) and self._measure(pair.high)):
+            return False
+        if self._sizes[pair.low] != self._sizes[pair.high]:
+            self.photos.reject(pair.low, f"{pair.low} and {pair.high} differ in size.")
+            return False
+        return True
+
+    def _pick_pair(
+        self, pairs: list[Pair], step: int, slot: int
+    ) -> tuple[Pair, Tensor, Tensor, torch.Generator]:
+        generator = seeded(self.seed, _PAIRED, step, slot)
+        while True:
+            pair = pairs[integer(generator, len(pairs))]
+            low, high = self.photos.read(pair.low), self.photos.read(pair.high)
+            if low is not None and high is not None:
+                return pair, low, high, generator
+
+    def _pick_unpaired(self, paths: list[Path], step: int, slot: int) -> tuple[Path, Tensor, torch.Generator]:
+        generator = seeded(self.seed, _UNPAIRED, step, slot)
+        while True:
+            path = paths[integer(generator, len(paths))]
+            photo = self.photos.read(path)
+            if photo is not None:
+                return path, photo, generator
+
+    def _frame_shape(self, size: tuple[int, int], aspect: tuple[int, int], scale: float) -> tuple[int, int]:
+        """The largest frame of an aspect ratio inside a photo, times ``scale``."""
+        if self.config.geometry == "released":
+            return size
+        ratio = aspect[0] / aspect[1]
+        height = min(size[0], size[1] * ratio)
+        return max(1, round(height * scale)), max(1, min(size[1], round(height / ratio * scale)))
+
+    def _place(
+        self,
+        size: tuple[int, int],
+        aspect: tuple[int, int],
+        scale: float,
+        crop: int,
+        turned: bool,
+        generator: torch.Generator,
+    ) -> _Placement:
+        height, width = self._frame_shape(size, aspect, scale)
+        if self.config.geometry == "frame":
+            # Rather a larger frame than an enlarged one.
+            height, width = max(height, min(crop, size[0])), max(width, min(crop, size[1]))
+        top, left = integer(generator, size[0] - height + 1), integer(generator, size[1] - width + 1)
+        flips = tuple(axis for axis in (1, 2) if chance(generator, 0.5))
+        return _Placement(top, left, height, width, flips, turned)
+
+    def _cut(self, photo: Tensor, frame: _Placement, crop: int, shape: tuple[int, int] | None) -> Tensor:
+        """The frame of a photo in [0, 1], at least as large as the crop, or resized to ``shape``.
+
+        In the released geometry the whole photo as a square with the crop's edge.
+        """
+        part = photo[:, frame.top : frame.top + frame.height, frame.left : frame.left + frame.width]
+        image = part if part.is_floating_point() else to_float(part)
+        size = image.shape[1:]
+        if self.config.geometry == "released":
+            wanted = (crop or size[0], crop or size[0])
+        elif shape is not None:
+            wanted = shape
+        else:
+            grow = max(crop / size[0], crop / size[1], 1.0)
+            wanted = (max(crop, round(size[0] * grow)), max(crop, round(size[1] * grow)))
+        if wanted == tuple(size):
+            return image
+        return F.interpolate(image[None], wanted, mode="bicubic", antialias=True).clamp(0, 1)[0]
+
+    def _window(
+        self, image: Tensor, crop: int, generator: torch.Generator
+    ) -> tuple[tuple[slice, ...], Tensor]:
+        height, width = image.shape[1:]
+        edges = (crop or height, crop or width)
+        top, left = integer(generator, height - edges[0] + 1), integer(generator, width - edges[1] + 1)
+        window = (slice(None), slice(top, top + edges[0]), slice(left, left + edges[1]))
+        region = [top / height, left / width, edges[0] / height, edges[1] / width]
+        return window, torch.tensor(region)
+
+    def _shrink(self, image: Tensor, shape: tuple[int, int]) -> Tensor:
+        """A frame's thumbnail; all frames of a batch get the same size."""
+        if not self.thumbnail:
+            return image.new_zeros(3, 1, 1)
+        scale = min(1.0, self.thumbnail / max(shape))
+        size = [max(1, round(edge * scale)) for edge in shape]
+        if image.shape[1] > image.shape[2]:
+            size.reverse()
+        return F.interpolate(image[None], size, mode="area")[0]
+
+
+def _draw(weights: list[float], generator: torch.Generator) -> int:
+    return int(torch.multinomial(torch.tensor(weights, dtype=torch.float64), 1, generator=generator))
+
+
+def _oriented(image: Tensor, place: _Placement) -> Tensor:
+    image = image.flip(place.flips)
+    return image.transpose(1, 2) if place.turned else image
+
+
+class _Steps(Dataset[StepData]):
+    """The batches of a rank by step number."""
+
+    def __init__(self, data: TrainingData, shape: Callable[[int], StepShape], rank: int, world: int) -> None:
+        self.data, self.shape, self.rank, self.world = data, shape, rank, world
+
+    def __getitem__(self, step: int) -> StepData:
+        sizes = self.shape(step)
+        paired = self.data.paired(step, sizes.paired, sizes.crop, range(self.rank, sizes.paired, self.world))
+        unpaired = None
+        if sizes.unpaired:
+            unpaired = self.data.unpaired(
+                step, sizes.unpaired, sizes.crop, range(self.rank, sizes.unpaired, self.world)
+            )
+        return StepData(paired, unpaired)
+
+
+def steps(
+    data: TrainingData,
+    shape: Callable[[int], StepShape],
+    start: int,
+    stop: int,
+    *,
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[StepData]:
+    """Batches of the steps ``start`` to ``stop``, prepared ahead in worker processes or a thread.
+
+    Args:
+        data: Where they come from; its config says how many workers.
+        shape: Sizes of a step's global batches.
+        start: First step.
+        stop: One past the last.
+        rank: Number of this process among those that share the global batches.
+        world: How many there are.
+    """
+    dataset = _Steps(data, shape, rank, world)
+    if data.config.workers:
+        yield from DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=data.config.workers,
+            pin_memory=data.config.pin_memory,
         )
-
-
-def _landscape(image: Tensor) -> Tensor:
-    return image if image.shape[2] >= image.shape[1] else image.transpose(1, 2).contiguous()
+        return
+    with ThreadPoolExecutor(1) as pool:
+        upcoming = pool.submit(dataset.__getitem__, start) if start < stop else None
+        for step in range(start, stop):
+            assert upcoming is not None  # noqa: S101
+            current = upcoming.result()
+            upcoming = pool.submit(dataset.__getitem__, step + 1) if step + 1 < stop else None
+            yield current

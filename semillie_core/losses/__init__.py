@@ -1,5 +1,5 @@
-"""Training losses."""
+"""Training losses, each as a function and as a module."""
 
-from .pixel import gradient_loss, structure_loss
+from .pixel import ColourLoss, GradientLoss, StructureLoss, colour_loss, gradient_loss, structure_loss
 
-__all__ = ["gradient_loss", "structure_loss"]
+__all__ = ["ColourLoss", "GradientLoss", "StructureLoss", "colour_loss", "gradient_loss", "structure_loss"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..network.blocks import GradientMagnitude
 
@@ -36,3 +36,51 @@ def gradient_loss(output: Tensor, target: Tensor) -> Tensor:
     """
     gradient = GradientMagnitude().to(output.device, output.dtype)
     return F.l1_loss(gradient(output), gradient(target))
+
+
+def colour_loss(output: Tensor, target: Tensor, eps: float = 1e-2) -> Tensor:
+    """One minus the cosine between the colours of output and target, averaged over pixels.
+
+    Blind to brightness, which scales a colour; weighs hue and saturation. Dark pixels, whose colour is mostly
+    noise, count
+    less: ``eps`` is added to the lengths.
+
+    Args:
+        output: ``(B, 3, H, W)``.
+        target: Same shape.
+        eps: Length of a colour, in [0, 1] units, that counts as dark.
+
+    Returns:
+        A scalar, 0 for equal colours.
+    """
+    lengths = (output.square().sum(1) + eps**2).sqrt() * (target.square().sum(1) + eps**2).sqrt()
+    return 1 - (((output * target).sum(1) + eps**2) / lengths).mean()
+
+
+class StructureLoss(nn.Module):
+    """Module form of :func:`structure_loss`."""
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return structure_loss(output, target)
+
+
+class GradientLoss(nn.Module):
+    """Module form of :func:`gradient_loss`."""
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return gradient_loss(output, target)
+
+
+class ColourLoss(nn.Module):
+    """Module form of :func:`colour_loss`.
+
+    Args:
+        eps: See there.
+    """
+
+    def __init__(self, eps: float = 1e-2) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return colour_loss(output, target, self.eps)

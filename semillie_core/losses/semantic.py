@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..ram.encoders import SemanticEncoder, SemanticFeatures
 
@@ -49,6 +49,9 @@ def semantic_contrastive_loss(
 ) -> Tensor:
     """Distance to the positive relative to the distance to the negative, summed over the kinds of features.
 
+    The forms ``"ratio"`` and ``"attract"`` compare whole batches, as released; ``"bounded"`` compares every sample
+    with its own negative and averages, so that a batch may be shared out over processes.
+
     Compared are RAM's tokens, or the maps and the embedding of an encoder without tokens (averaged), plus the
     logits where all three have them. With mean absolute distances ``d_p`` and ``d_n``:
 
@@ -74,9 +77,10 @@ def semantic_contrastive_loss(
         raise ValueError(f"form must be bounded, ratio or attract, got {form!r}.")
     terms = []
     for parts in (_content(anchor, positive, negative), _logits(anchor, positive, negative)):
-        pairs = [(_distance(a, p), _distance(a, n)) for a, p, n in parts]
+        by_sample = form == "bounded"
+        pairs = [(_distance(a, p, by_sample), _distance(a, n, by_sample)) for a, p, n in parts]
         if pairs:
-            terms.append(torch.stack([_contrast(d_p, d_n, form) for d_p, d_n in pairs]).mean())
+            terms.append(torch.stack([_contrast(d_p, d_n, form).mean() for d_p, d_n in pairs]).mean())
     if not terms:
         raise ValueError(
             "Nothing to contrast: encode with embedding=True (tokens, embedding) or logits=True."
@@ -92,8 +96,8 @@ def semantic_perceptual_loss(
     Args:
         output: Features of the student's output, with gradient.
         target: Features of its target.
-        relative: Divide every scale by the mean square of its target, so that all count alike whatever their
-            range (for EfficientNet-Lite0). The released loss does not.
+        relative: Divide every sample's distance on every scale by the mean square of its target, so that all count
+            alike whatever their range (for EfficientNet-Lite0). The released loss does not.
 
     Returns:
         A float32 scalar.
@@ -108,8 +112,12 @@ def semantic_perceptual_loss(
         )
     losses = []
     for x, y in zip(output.maps, target.maps, strict=True):
-        loss = F.mse_loss(x.float(), y.float())
-        losses.append(loss / y.float().square().mean().clamp_min(_OFFICIAL_EPS) if relative else loss)
+        if relative:
+            error, size = ((x.float() - y.float()).square(), y.float().square())
+            ratio = error.flatten(1).mean(1) / size.flatten(1).mean(1).clamp_min(_OFFICIAL_EPS)
+            losses.append(ratio.mean())
+        else:
+            losses.append(F.mse_loss(x.float(), y.float()))
     return torch.stack(losses).mean()
 
 
@@ -133,5 +141,60 @@ def _logits(*features: SemanticFeatures) -> list[tuple[Tensor, ...]]:
     return [tuple(logits)] if len(logits) == len(features) else []
 
 
-def _distance(x: Tensor, y: Tensor) -> Tensor:
-    return F.l1_loss(x.float(), y.float())
+def _distance(x: Tensor, y: Tensor, by_sample: bool) -> Tensor:
+    distance = (x.float() - y.float()).abs()
+    return distance.flatten(1).mean(1) if by_sample else distance.mean()
+
+
+def _within_limits(image: Tensor) -> Tensor:
+    """A network's unclamped output as encoders accept it; only untrained networks go so far."""
+    return image.clamp(-1.0, 4.0)
+
+
+class SemanticContrastiveLoss(nn.Module):
+    """:func:`semantic_contrastive_loss` of images.
+
+    Args:
+        encoder: Frozen encoder.
+        form: See there.
+        logits: Contrast class scores, too.
+    """
+
+    def __init__(
+        self,
+        encoder: SemanticEncoder,
+        form: Literal["bounded", "ratio", "attract"] = "bounded",
+        logits: bool = False,
+    ) -> None:
+        super().__init__()
+        self._encoder = (encoder,)  # not registered: it does not learn
+        self.form, self.logits = form, logits
+
+    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """Gradient reaches ``anchor`` alone; images ``(B, 3, H, W)`` in [0, 1]."""
+        (encoder,) = self._encoder
+        kinds = {"maps": not encoder.is_ram, "logits": self.logits}
+        features = encoder.encode(_within_limits(anchor), embedding=True, **kinds)
+        near, far = encode_references(encoder, _within_limits(positive), negative, embedding=True, **kinds)
+        return semantic_contrastive_loss(features, near, far, form=self.form)
+
+
+class SemanticPerceptualLoss(nn.Module):
+    """:func:`semantic_perceptual_loss` of images.
+
+    Args:
+        encoder: Frozen encoder.
+        relative: See there.
+    """
+
+    def __init__(self, encoder: SemanticEncoder, *, relative: bool = True) -> None:
+        super().__init__()
+        self._encoder = (encoder,)  # not registered: it does not learn
+        self.relative = relative
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """Gradient reaches ``output`` alone; images ``(B, 3, H, W)`` in [0, 1]."""
+        (encoder,) = self._encoder
+        features = encoder.encode(_within_limits(output), maps=True, embedding=False)
+        (reference,) = encode_references(encoder, target, maps=True, embedding=False)
+        return semantic_perceptual_loss(features, reference, relative=self.relative)

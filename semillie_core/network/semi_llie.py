@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .blocks import (
     GradientMagnitude,
@@ -52,6 +53,8 @@ class SemiLLIE(nn.Module):
     def __init__(self, config: SemiLLIEConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or SemiLLIEConfig()
+        self.checkpoint_blocks = False
+        """Recompute residual groups in the backward pass instead of storing their activations."""
         C, r = config.embed_dim, config.downscale
         self.conv_first = nn.Conv2d(6 * r * r, C, 3, padding=1)
         self.patch_embed = TokenNorm(C)
@@ -138,7 +141,11 @@ class SemiLLIE(nn.Module):
 
         tokens = self.patch_embed(to_tokens(x0))
         for layer in self.layers:
-            tokens = layer(tokens, guide if self.config.guided else None)
+            features = guide if self.config.guided else None
+            if self.checkpoint_blocks and torch.is_grad_enabled():
+                tokens = checkpoint(layer, tokens, features, use_reentrant=False)
+            else:
+                tokens = layer(tokens, features)
         restored = self.conv_last(self.conv_after_body(to_image(self.norm(tokens))) + x0)
         if r > 1:
             restored = F.pixel_shuffle(restored, r)[:, :, :height, :width]

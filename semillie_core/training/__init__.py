@@ -1,6 +1,30 @@
-"""Training: typed configuration, the loop, exact resume."""
+"""Training: typed configuration, the mean teacher's step, the loop, exact resume."""
 
-from .config import LossConfig, Phase, TrainConfig
-from .trainer import Result, TrainingError, train
+from .config import (
+    ConsistencyConfig,
+    LossConfig,
+    OptimizerConfig,
+    Phase,
+    RuntimeConfig,
+    TeacherConfig,
+    TrainConfig,
+)
+from .errors import TrainingError
+from .objective import Objective
+from .report import write_report
+from .trainer import Result, train
 
-__all__ = ["LossConfig", "Phase", "Result", "TrainConfig", "TrainingError", "train"]
+__all__ = [
+    "ConsistencyConfig",
+    "LossConfig",
+    "Objective",
+    "OptimizerConfig",
+    "Phase",
+    "Result",
+    "RuntimeConfig",
+    "TeacherConfig",
+    "TrainConfig",
+    "TrainingError",
+    "train",
+    "write_report",
+]

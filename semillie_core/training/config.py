@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..data.sampling import SamplingConfig
+from ..data import DataConfig
 from ..network import COMPACT, SemiLLIEConfig
 
 T = TypeVar("T")
@@ -24,67 +24,193 @@ class Phase:
     steps: int
     """Number of optimiser steps."""
     batch_size: int
-    """Crops per step."""
+    """Crops of pairs per step, over all processes."""
     crop: int
-    """Edge of the crops in pixels; 0 takes whole photos."""
+    """Edge of the crops in pixels; 0 takes whole frames."""
+    unpaired: int = 0
+    """Crops of unpaired photos per step for the mean teacher; 0 trains on pairs alone."""
+    part: str = "all"
+    """What learns. ``"all"``: everything together. For networks with a thumbnail also ``"illumination"``: the thumbnail
+    estimator alone, from how the brightened frame compares with the reference; and ``"restoration"``: everything
+    else, with
+    the estimate shifted to the reference's mean brightness, so that noise and colour are learned without guessing
+    how bright the photographer wanted the picture."""
+
+    def __post_init__(self) -> None:
+        if self.part not in ("all", "illumination", "restoration"):
+            raise ValueError(f"part must be all, illumination or restoration, got {self.part!r}.")
+        if self.steps < 1 or self.batch_size < 1 or self.crop < 0 or self.unpaired < 0:
+            raise ValueError(f"A phase needs steps and batch_size of at least 1, got {self}.")
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the loss terms; the structure loss (0.8 L1 + 0.2 MSE) has weight 1."""
+    """Weights of the terms on pairs; the structure loss (0.8 L1 + 0.2 MSE) has weight 1."""
 
     ssim: float = 0.2
     """Weight of ``1 - SSIM``."""
     gradient: float = 0.1
     """Weight of the gradient loss."""
+    colour: float = 0.0
+    """Weight of the colour loss: one minus the cosine between the colours of output and reference."""
     illumination: float = 0.1
     """Weight of the structure loss on the brightened image, at a sixteenth of the resolution; networks with a
     thumbnail only."""
+    perceptual: float = 0.0
+    """Weight of the semantic perceptual loss: distance of encoder features on three scales."""
+    perceptual_from: int = 0
+    """First step of the perceptual loss."""
+
+
+@dataclass(frozen=True)
+class ConsistencyConfig:
+    """The mean teacher's terms on unpaired photos."""
+
+    weight: float = 0.1
+    """Weight of all terms on unpaired photos once the ramp is over."""
+    ramp_steps: int = 1000
+    """Steps over which that weight grows along ``exp(-5 (1 - t)^2)``; 0 starts with all of it."""
+    contrastive: float = 1.0
+    """Weight of the semantic contrastive loss beside the L1 distance to the teacher."""
+    contrastive_form: str = "bounded"
+    """``"bounded"``: d_p / (d_p + d_n); ``"ratio"``: d_p / d_n as in the paper, which explodes while the student still
+    equals its input; ``"attract"``: d_p."""
+    logits: bool = False
+    """Contrast the encoder's class scores, too, as the paper does."""
+    bank_every: int = 0
+    """Steps between refreshes of the bank of reliable pseudo-labels; 0 takes the teacher's present output always."""
+
+    def __post_init__(self) -> None:
+        if self.contrastive_form not in ("bounded", "ratio", "attract"):
+            raise ValueError(
+                f"consistency.contrastive_form must be bounded, ratio or attract, got {self.contrastive_form!r}."
+            )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimiser and its learning rate."""
+
+    name: str = "adamw"
+    """``"adamw"``, or ``"adamp"`` as released."""
+    learning_rate: float = 1e-3
+    """Peak learning rate, reached after the warm-up."""
+    final_learning_rate: float = 1e-6
+    """Learning rate of the last step (cosine)."""
+    schedule: str = "cosine"
+    """``"cosine"``: warm-up and cosine over each stretch of phases of the same part; ``"released"``: a tenth after
+    epoch 101 and again after 151."""
+    warmup_steps: int = 100
+    """Steps of linear warm-up (cosine)."""
+    epoch_steps: int = 0
+    """Steps that count as an epoch in the released schedules of learning rate and consistency."""
+    weight_decay: float = 1e-4
+    """Weight decay; with AdamW not applied to one-dimensional parameters, A_logs and step-size biases."""
+    gradient_clip: float = 1.0
+    """Largest gradient norm; 0 does not clip."""
+    accumulate: int = 1
+    """Parts in which a batch is computed one after the other, to save memory."""
+
+    def __post_init__(self) -> None:
+        if self.name not in ("adamw", "adamp"):
+            raise ValueError(f"optimizer.name must be adamw or adamp, got {self.name!r}.")
+        if self.schedule not in ("cosine", "released"):
+            raise ValueError(f"optimizer.schedule must be cosine or released, got {self.schedule!r}.")
+        if self.schedule == "released" and self.epoch_steps < 1:
+            raise ValueError("optimizer.schedule released needs optimizer.epoch_steps.")
+        if self.accumulate < 1:
+            raise ValueError(f"optimizer.accumulate must be at least 1, got {self.accumulate}.")
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The average of the student's weights over time."""
+
+    decay: float = 0.999
+    """What the teacher keeps of itself at each step, in the long run."""
+    warmup: str = "gradual"
+    """``"gradual"``: min(decay, (1 + i) / (10 + i)) after i steps; ``"released"``: min(decay, 1 - 1 / i)."""
+
+    def __post_init__(self) -> None:
+        if self.warmup not in ("gradual", "released"):
+            raise ValueError(f"teacher.warmup must be gradual or released, got {self.warmup!r}.")
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"teacher.decay must be in [0, 1), got {self.decay}.")
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where and how a run computes; none of it changes what is learned beyond rounding."""
+
+    device: str = "auto"
+    """``"auto"`` takes a GPU where there is one; else a PyTorch device."""
+    threads: int = 0
+    """CPU threads; 0 leaves PyTorch's choice."""
+    amp: str = "off"
+    """Mixed precision: ``"off"``, ``"bf16"``, or ``"fp16"`` with a loss scaler."""
+    compile: bool = False
+    """Compile the student with torch.compile; needs a C++ compiler on CPUs."""
+    checkpoint_blocks: bool = False
+    """Recompute the network's blocks in the backward pass instead of storing them (activation checkpointing)."""
+
+    def __post_init__(self) -> None:
+        if self.amp not in ("off", "bf16", "fp16"):
+            raise ValueError(f"runtime.amp must be off, bf16 or fp16, got {self.amp!r}.")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A supervised training run."""
+    """A training run, semi-supervised where its phases have unpaired photos."""
 
     run_dir: str
     """Folder for checkpoints and logs; created, and resumed from when it holds a checkpoint."""
-    data: SamplingConfig
-    """Where the training batches come from."""
-    val_low: str
-    """Folder of dark validation photos."""
-    val_high: str
-    """Folder of their references."""
+    data: DataConfig
+    """Where the training and validation photos come from."""
     network: SemiLLIEConfig = COMPACT
     """What to train."""
+    spandrel: str = ""
+    """Train another 1x restoration architecture instead: a checkpoint that spandrel recognises."""
+    init: str = ""
+    """Start from this checkpoint (a bundled name or a file) instead of random weights; it must be of ``network``."""
+    encoder: str = ""
+    """RAM or RAM++ checkpoint for the semantic losses; empty takes the bundled EfficientNet-Lite0."""
     phases: tuple[Phase, ...] = (Phase(1000, 4, 192),)
-    """Crop-size schedule; the learning rate follows one cosine over all of it."""
+    """Crop-size schedule."""
     loss: LossConfig = LossConfig()
-    """Weights of the loss terms."""
-    learning_rate: float = 1e-3
-    """Peak learning rate of AdamW, reached after the warm-up."""
-    final_learning_rate: float = 1e-6
-    """Learning rate of the last step."""
-    warmup_steps: int = 100
-    """Steps of linear warm-up."""
-    weight_decay: float = 1e-4
-    """AdamW weight decay; not applied to one-dimensional parameters, A_logs and step-size biases."""
-    gradient_clip: float = 1.0
-    """Largest gradient norm."""
-    ema_decay: float = 0.999
-    """Decay of the averaged weights that are validated and exported."""
+    """Terms on pairs."""
+    consistency: ConsistencyConfig = ConsistencyConfig()
+    """Terms on unpaired photos."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """How the student learns."""
+    teacher: TeacherConfig = TeacherConfig()
+    """How the teacher follows; it is what is validated and exported."""
+    runtime: RuntimeConfig = RuntimeConfig()
+    """Where and how the run computes."""
+    official_compat: bool = False
+    """Reproduce the released trainer's arithmetic: gradient loss twice, batch-wide ratios, unscaled perceptual
+    distances, un-normalised input to RAM, no weight-decay exemptions, and a teacher that drops paths in its first
+    epoch."""
     val_every: int = 500
-    """Steps between validations; the best weights by validation PSNR are kept."""
+    """Steps between validations; the best weights by plain validation PSNR are kept."""
     checkpoint_every: int = 250
     """Steps between resumable checkpoints."""
+    pictures_every: int = 0
+    """Steps between pictures of input, student, teacher and reference; 0 makes none."""
     seed: int = 0
     """Seed of initialisation and batches."""
-    threads: int = 0
-    """CPU threads; 0 leaves PyTorch's choice."""
 
     @property
     def steps(self) -> int:
         """Length of the run in optimiser steps."""
         return sum(phase.steps for phase in self.phases)
+
+    def phase(self, step: int) -> Phase:
+        """The phase that a step belongs to."""
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase
+            step -= phase.steps
+        raise IndexError(f"The run ends before step {step}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for YAML and JSON."""
@@ -92,8 +218,10 @@ class TrainConfig:
         return plain
 
     def sha256(self) -> str:
-        """Hash of everything that decides the result (paths of the run folder and thread count do not)."""
-        decisive = {k: v for k, v in self.to_dict().items() if k not in {"run_dir", "threads"}}
+        """Hash of everything that decides the result (not of the run folder, or where and how it computes)."""
+        decisive = {k: v for k, v in self.to_dict().items() if k not in {"run_dir", "runtime"}}
+        for option in ("workers", "pin_memory", "cache_mib"):
+            del decisive["data"][option]
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     @classmethod

@@ -1,34 +1,48 @@
-"""The supervised training loop."""
+"""The training loop."""
 
 from __future__ import annotations
 
-import copy
+import contextlib
+import dataclasses
 import json
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data import Batch, PairSampler, find_pairs, read_rgb
+from ..data import Pair, StepData, StepShape, TrainingData, read_rgb, steps
+from ..data.photos import to_float
+from ..data.sampling import to_device
 from ..files import atomic_write
-from ..losses import gradient_loss, structure_loss
-from ..metrics import psnr, ssim
+from ..metrics import psnr, psnr_gt_mean, ssim
 from ..network import SemiLLIE
+from ..ram import SemanticEncoder, load_efficientnet_lite0, load_ram
 from ..weights import save_model
-from .config import LossConfig, TrainConfig
+from .bank import PseudoLabelBank
+from .config import TrainConfig
+from .distributed import Process, this_process
+from .errors import TrainingError
+from .journal import Journal
+from .mean_teacher import make_teacher, update_teacher
+from .objective import Objective
+from .optimizers import build_optimizer
+from .pictures import write_grid
+from .report import write_report
+from .schedules import epoch, learning_rate, teacher_decay
+from .students import View, build_student, enhance_view
 
-ILLUMINATION_POOL = 16
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what to do."""
+_AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_LARGEST_LABEL = 1 << 20
+"""Pixels above which a pseudo-label is made at half the resolution, again and again."""
 
 
 @dataclass(frozen=True)
@@ -36,196 +50,399 @@ class Result:
     """What a run leaves."""
 
     best: Path
-    """Averaged weights with the highest validation PSNR, safetensors."""
+    """Teacher with the highest plain validation PSNR, safetensors; the last one where nothing was validated."""
     last: Path
-    """Averaged weights of the last step, safetensors."""
+    """Teacher of the last step, safetensors."""
     best_psnr: float
     """Mean validation PSNR of ``best`` in dB."""
     best_step: int
     """Step of ``best``."""
+    report: Path
+    """Markdown report with curves, tables and pictures."""
+    finished: bool
+    """Whether all steps were run; False after an interrupt, which leaves a checkpoint."""
 
 
 def train(config: TrainConfig, *, on_step: Callable[[dict[str, Any]], None] | None = None) -> Result:
-    """Train a network on pairs, keeping the averaged weights that do best on the validation pairs.
+    """Train a student, and the teacher that averages it, on pairs and unpaired dark photos.
 
-    The run can be stopped at any moment; started again with the same config it continues from its last checkpoint, on
-    the CPU bit for bit as if it had never stopped.
+    The run can be stopped at any moment; started again with the same config it continues from its last checkpoint,
+    on the CPU bit for bit as if it had never stopped. Ctrl-C finishes the step, writes a checkpoint and returns.
+    Started by ``torchrun``, every process calls this and shares the global batches.
 
     Args:
         config: The run.
-        on_step: Called with every log record (step, loss parts, learning rate, seconds; validation scores when
-            there are some).
+        on_step: Called with every log record (step, loss terms, learning rate, seconds; validation scores when
+            there are some), in the process that writes the files.
 
     Returns:
         Where the weights are and how good they are.
 
     Raises:
-        TrainingError: The run folder belongs to another config, or the loss is no longer finite.
+        TrainingError: The run folder belongs to another config, an option cannot be met, or the loss is no longer
+            finite.
         DataError: A folder or file of the data cannot be used.
     """
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    run = Path(config.run_dir)
-    run.mkdir(parents=True, exist_ok=True)
-    state_file = run / "state.pt"
+    with this_process(config.runtime.device) as process:
+        return _Run(config, process).train(on_step)
 
-    torch.manual_seed(config.seed)
-    network = SemiLLIE(config.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = copy.deepcopy(network).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(network, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.99)
-    )
-    step, best_psnr, best_step = 0, -math.inf, -1
-    if state_file.is_file():
-        state = torch.load(state_file, map_location="cpu", weights_only=True)
-        if state["config_sha256"] != config.sha256():
-            raise TrainingError(
-                f"{run} holds a run with another config. Choose another run_dir or remove it."
+
+class _Run:
+    def __init__(self, config: TrainConfig, process: Process) -> None:
+        _check(config, process)
+        self.config, self.process = config, process
+        self.folder = Path(config.run_dir)
+        if config.runtime.threads:
+            torch.set_num_threads(config.runtime.threads)
+        torch.manual_seed(config.seed)
+        student = build_student(config)
+        if config.runtime.checkpoint_blocks:
+            _checkpoint_blocks(student)
+        self.student = student.to(process.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.teacher = make_teacher(self.student)
+        self.optimizer = build_optimizer(self.student, config.optimizer)
+        self.scaler = torch.amp.GradScaler(process.device.type, enabled=config.runtime.amp == "fp16")
+        objective = Objective(self.student, self.teacher, _encoder(config, process), config)
+        if config.runtime.compile:
+            objective.student = torch.compile(self.student)  # type: ignore[assignment]
+        self.objective = process.wrap(objective)
+        self.data = TrainingData(config.data, config.seed, config.network.thumbnail)
+        self.validation_pairs = self.data.validation()
+        self.bank: PseudoLabelBank | None = None
+        if config.consistency.bank_every:
+            self.bank = PseudoLabelBank(self.folder / "bank", self.data.unpaired_photos)
+            self.data.pseudo_labels = self.bank.lookup
+        self.step, self.best_psnr, self.best_step = 0, -math.inf, -1
+        # Processes drop different paths.
+        torch.manual_seed(config.seed * 1_000_003 + process.rank)
+        self._resume()
+
+    def train(self, on_step: Callable[[dict[str, Any]], None] | None) -> Result:
+        config, process = self.config, self.process
+        journal = None
+        if process.leads:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write_description(self.folder, config, self.data.report)
+            journal = Journal(self.folder, self.step)
+        with _interruptible() as interrupted, contextlib.ExitStack() as stack:
+            if journal is not None:
+                stack.callback(journal.close)
+            while self.step < config.steps and not interrupted.is_set():
+                start, stop = self.step, self._next_refresh()
+                for data in steps(
+                    self.data, self._shape, start, stop, rank=process.rank, world=process.world
+                ):
+                    record = self._train_step(to_device(data, process.device))
+                    stopping = any(process.gather(interrupted.is_set()))
+                    if stopping:
+                        interrupted.set()
+                    last = self.step == config.steps
+                    if self.validation_pairs and (self.step % config.val_every == 0 or last):
+                        record |= self._validate()
+                    if self.bank is not None and self.step == stop:
+                        record["bank"] = self._refresh_bank()
+                    if config.pictures_every and (self.step % config.pictures_every == 0 or last):
+                        self._pictures(data)
+                    if journal is not None:
+                        journal.write(record)
+                        if on_step is not None:
+                            on_step(record)
+                    if self.step % config.checkpoint_every == 0 or self.step == stop or last or stopping:
+                        self._checkpoint()
+                    if stopping:
+                        break
+        if process.leads:
+            write_report(self.folder)
+        process.wait()
+        best = self.folder / ("best.safetensors" if self.best_step >= 0 else "last.safetensors")
+        return Result(
+            best,
+            self.folder / "last.safetensors",
+            self.best_psnr,
+            self.best_step,
+            self.folder / "report.md",
+            self.step == config.steps,
+        )
+
+    def _shape(self, step: int) -> StepShape:
+        phase = self.config.phase(step)
+        return StepShape(phase.batch_size, phase.unpaired, phase.crop)
+
+    def _next_refresh(self) -> int:
+        every = self.config.consistency.bank_every
+        return min(self.config.steps, (self.step // every + 1) * every) if every else self.config.steps
+
+    def _train_step(self, data: StepData) -> dict[str, Any]:
+        """One optimiser step: student by gradient, teacher by average."""
+        started = time.perf_counter()
+        config, step = self.config, self.step
+        rate = learning_rate(config, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.student.train()
+        # As released: the teacher drops paths, too, until the first epoch is over.
+        self.teacher.train(config.official_compat and epoch(config.optimizer, step) == 1)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = _split(data, config.optimizer.accumulate)
+        terms: dict[str, Tensor] = {}
+        for index, part in enumerate(parts):
+            hold = (
+                self.objective.no_sync()  # type: ignore[operator]
+                if self.process.world > 1 and index < len(parts) - 1
+                else contextlib.nullcontext()
             )
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        step, best_psnr, best_step = state["step"], state["best_psnr"], state["best_step"]
-        _truncate_log(run / "log.jsonl", step)
-    with atomic_write(run / "config.json") as file:
-        file.write(json.dumps(config.to_dict(), indent=1).encode() + b"\n")
-
-    sampler = PairSampler(config.data, config.seed, config.network.thumbnail)
-    validation = [(read_rgb(p.low), read_rgb(p.high)) for p in find_pairs(config.val_low, config.val_high)]
-    metadata = {"training_config_sha256": config.sha256(), "run": run.name}
-
-    def log(record: dict[str, Any]) -> None:
-        with (run / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        if on_step is not None:
-            on_step(record)
-
-    def checkpoint() -> None:
-        state = {
-            "config_sha256": config.sha256(),
-            "network": network.state_dict(),
-            "average": average.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
-            "step": step,
-            "best_psnr": best_psnr,
-            "best_step": best_step,
+            with hold:
+                with self._autocast():
+                    losses: dict[str, Tensor] = self.objective(part, step)
+                total = torch.stack([loss.float() for loss in losses.values()]).sum() / len(parts)
+                self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+            for name, loss in losses.items():
+                terms[name] = terms.get(name, 0.0) + loss.detach().float() / len(parts)
+        means = self.process.mean(terms)
+        broken = sorted(name for name, value in means.items() if not math.isfinite(value))
+        if broken:
+            raise TrainingError(
+                f"At step {step} the loss is not finite ({', '.join(broken)}). The last checkpoint is intact: lower "
+                "optimizer.learning_rate, or use a new run_dir with other options."
+            )
+        if config.optimizer.gradient_clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.student.parameters(), config.optimizer.gradient_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        update_teacher(self.teacher, self.student, teacher_decay(config.teacher, step))
+        self.step += 1
+        return {
+            "step": self.step,
+            "lr": rate,
+            "loss": sum(means.values()),
+            **means,
+            "seconds": round(time.perf_counter() - started, 3),
         }
-        with atomic_write(state_file) as file:
-            torch.save(state, file)
 
-    def batch_of(index: int) -> Batch | None:
-        seen = 0
-        for phase in config.phases:
-            seen += phase.steps
-            if index < seen:
-                return sampler.batch(index, phase.batch_size, phase.crop)
-        return None
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        kind = self.process.device.type
+        amp = self.config.runtime.amp
+        return torch.autocast(kind, _AMP.get(amp), enabled=amp != "off")
 
-    network.train()
-    with ThreadPoolExecutor(1) as pool:
-        upcoming = pool.submit(batch_of, step)
-        while step < config.steps:
-            started = time.perf_counter()
-            batch = upcoming.result()
-            assert batch is not None  # noqa: S101  (step < config.steps)
-            upcoming = pool.submit(batch_of, step + 1)
-            rate = learning_rate(config, step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            frame = network.estimate_frame(batch.thumbnail)
-            prediction = network(batch.low, frame, batch.region)
-            parts = loss_parts(prediction.image, prediction.illumination, batch.high, config)
-            loss = torch.stack(list(parts.values())).sum()
-            if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"The loss at step {step} is not finite. Lower learning_rate and start again."
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
-            optimizer.step()
-            step += 1
-            _update_average(average, network, min(config.ema_decay, (1 + step) / (10 + step)))
+    def _validate(self) -> dict[str, float]:
+        self.teacher.eval()
+        mine = self.validation_pairs[self.process.rank :: self.process.world]
+        scores = [row for part in self.process.gather(score_pairs(self.teacher, mine)) for row in part]
+        means = [sum(column) / len(scores) for column in zip(*scores, strict=True)]
+        record = dict(zip(("val_psnr", "val_ssim", "val_psnr_gt_mean"), means, strict=True))
+        if record["val_psnr"] > self.best_psnr:
+            self.best_psnr, self.best_step = record["val_psnr"], self.step
+            if self.process.leads:
+                self._save("best.safetensors")
+        return record
 
-            record: dict[str, Any] = {"step": step, "lr": rate, "loss": float(loss.detach())}
-            record |= {name: float(part.detach()) for name, part in parts.items()}
-            record["seconds"] = round(time.perf_counter() - started, 3)
-            last = step == config.steps
-            if step % config.val_every == 0 or last:
-                scores = validate(average, validation)
-                record |= scores
-                if scores["val_psnr"] > best_psnr:
-                    best_psnr, best_step = scores["val_psnr"], step
-                    save_model(run / "best.safetensors", average, {**metadata, "step": str(step)})
-            log(record)
-            if step % config.checkpoint_every == 0 or last:
-                save_model(run / "last.safetensors", average, {**metadata, "step": str(step)})
-                checkpoint()
-    return Result(run / "best.safetensors", run / "last.safetensors", best_psnr, best_step)
+    def _refresh_bank(self) -> float:
+        """Offer new pseudo-labels; returns the share of photos that have one."""
+        assert self.bank is not None  # noqa: S101
+        self.teacher.eval()
+        changed = self.bank.refresh(
+            self._pseudo_label, self.step, rank=self.process.rank, world=self.process.world
+        )
+        for part in self.process.gather(changed):
+            self.bank.accept(part)
+        return len(self.bank) / max(len(self.data.unpaired_photos), 1)
 
+    @torch.no_grad()
+    def _pseudo_label(self, path: Path) -> Tensor | None:
+        photo = self.data.photos.read(path)
+        if photo is None:
+            return None
+        image, size = to_float(photo)[None], photo.shape[1:]
+        while image.shape[2] * image.shape[3] > _LARGEST_LABEL:
+            image = F.interpolate(image, scale_factor=0.5, mode="area")
+        label = enhance_view(self.teacher, _whole(image.to(self.process.device))).image.clamp(0, 1)
+        return (
+            F.interpolate(label, size, mode="bilinear")[0].cpu()
+            if label.shape[2:] != size
+            else label[0].cpu()
+        )
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then a cosine from the peak to the final rate."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(config.steps - 1 - config.warmup_steps, 1)
-    span = config.learning_rate - config.final_learning_rate
-    return config.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    @torch.no_grad()
+    def _pictures(self, data: StepData) -> None:
+        if not self.process.leads:
+            return
+        self.teacher.eval()
+        batch = data.paired
+        view = View(batch.low, batch.thumbnail, batch.region)
+        self.student.eval()
+        rows = [enhance_view(network, view).image for network in (self.student, self.teacher)]
+        write_grid(self.folder / "pictures" / f"{self.step:07d}.png", [batch.low, *rows, batch.high])
+        if data.unpaired is not None:
+            weak = View(data.unpaired.weak, data.unpaired.weak_thumbnail, data.unpaired.region)
+            rows = [enhance_view(network, weak).image for network in (self.student, self.teacher)]
+            write_grid(self.folder / "pictures" / f"{self.step:07d}-unpaired.png", [weak.image, *rows])
 
+    def _save(self, name: str) -> None:
+        provenance = {
+            "training_config_sha256": self.config.sha256(),
+            "run": self.folder.name,
+            "step": str(self.step),
+        }
+        if isinstance(self.teacher, SemiLLIE):
+            save_model(self.folder / name, self.teacher, provenance)
+            return
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.teacher.state_dict().items()}
+        with atomic_write(self.folder / name) as file:
+            file.write(safetensors.torch.save(tensors, provenance))
 
-def loss_parts(image: Tensor, illumination: Tensor, target: Tensor, config: TrainConfig) -> dict[str, Tensor]:
-    """Every weighted term of the loss by name."""
-    weights: LossConfig = config.loss
-    parts = {"structure": structure_loss(image, target)}
-    if weights.ssim:
-        parts["ssim"] = weights.ssim * (1 - ssim(image, target).mean())
-    if weights.gradient:
-        parts["gradient"] = weights.gradient * gradient_loss(image, target)
-    if weights.illumination and config.network.thumbnail:
-        pooled = [F.avg_pool2d(t, ILLUMINATION_POOL, ceil_mode=True) for t in (illumination, target)]
-        parts["illumination"] = weights.illumination * structure_loss(pooled[0], pooled[1])
-    return parts
+    def _checkpoint(self) -> None:
+        rng = self.process.gather(_random_state(self.process.device))
+        if self.process.leads:
+            state = {
+                "config_sha256": self.config.sha256(),
+                "student": self.student.state_dict(),
+                "teacher": self.teacher.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "rng": rng,
+                "step": self.step,
+                "best_psnr": self.best_psnr,
+                "best_step": self.best_step,
+                "bank": self.bank.state() if self.bank is not None else {},
+            }
+            self._save("last.safetensors")
+            with atomic_write(self.folder / "state.pt") as file:
+                torch.save(state, file)
+            if self.bank is not None:
+                self.bank.drop_replaced()
+        self.process.wait()
+
+    def _resume(self) -> None:
+        path = self.folder / "state.pt"
+        if not path.is_file():
+            return
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state.get("config_sha256") != self.config.sha256():
+            raise TrainingError(
+                f"{self.folder} holds a run with another config. Choose another run_dir or remove it."
+            )
+        self.student.load_state_dict(state["student"])
+        self.teacher.load_state_dict(state["teacher"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if len(state["rng"]) == self.process.world:
+            _set_random_state(state["rng"][self.process.rank], self.process.device)
+        if self.bank is not None:
+            self.bank.restore(state["bank"])
+        self.step, self.best_psnr, self.best_step = state["step"], state["best_psnr"], state["best_step"]
 
 
 @torch.no_grad()
-def validate(network: nn.Module, pairs: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Mean plain PSNR (dB) and SSIM over whole photos."""
+def score_pairs(network: nn.Module, pairs: list[Pair]) -> list[tuple[float, float, float]]:
+    """Plain PSNR (dB), SSIM and GT-mean PSNR of whole photos, clamped to [0, 1], on the network's device."""
+    device = next(network.parameters()).device
     scores = []
-    for low, high in pairs:
-        output = network(low[None].float() / 255).image.clamp(0, 1)
-        target = high[None].float() / 255
-        scores.append((float(psnr(output, target)), float(ssim(output, target))))
-    return {
-        "val_psnr": sum(p for p, _ in scores) / len(scores),
-        "val_ssim": sum(s for _, s in scores) / len(scores),
-    }
+    for pair in pairs:
+        low, high = (to_float(read_rgb(path))[None].to(device) for path in (pair.low, pair.high))
+        output = enhance_view(network, _whole(low)).image.float().clamp(0, 1)
+        scores.append(tuple(float(f(output, high)) for f in (psnr, ssim, psnr_gt_mean)))
+    return scores  # type: ignore[return-value]
 
 
-def _parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in network.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        exempt = parameter.dim() < 2 or name.endswith(("A_logs", "dt_projs_bias"))
-        (free if exempt else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+def _whole(image: Tensor) -> View:
+    """Whole photos as a view; networks make the thumbnail themselves."""
+    return View(image, image, image.new_tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(image), 4))
 
 
-@torch.no_grad()
-def _update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    for kept, current in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        kept.lerp_(current, 1 - decay)
+def _check(config: TrainConfig, process: Process) -> None:
+    parts = {phase.part for phase in config.phases}
+    if parts != {"all"} and (config.spandrel or not config.network.thumbnail):
+        raise TrainingError(
+            "Only networks with a thumbnail can be trained in parts: set every phase's part to all."
+        )
+    if any(p.unpaired for p in config.phases) and not (
+        config.data.unpaired or config.data.unpaired_from_pairs or config.data.manifest
+    ):
+        raise TrainingError(
+            "A phase asks for unpaired photos, and there are none: name folders in data.unpaired."
+        )
+    shares = process.world * config.optimizer.accumulate
+    for phase in config.phases:
+        for name, count in (("batch_size", phase.batch_size), ("unpaired", phase.unpaired)):
+            if count % shares:
+                raise TrainingError(
+                    f"A phase's {name} of {count} cannot be shared evenly by {process.world} processes in "
+                    f"{config.optimizer.accumulate} parts each: make it a multiple of {shares}."
+                )
+    if config.official_compat and config.optimizer.schedule != "released":
+        raise TrainingError("official_compat needs optimizer.schedule released and optimizer.epoch_steps.")
 
 
-def _truncate_log(path: Path, step: int) -> None:
-    """Drop records of steps that will be run again."""
-    if not path.is_file():
+def _encoder(config: TrainConfig, process: Process) -> SemanticEncoder | None:
+    """The encoder of the semantic losses, if a phase uses one."""
+    contrasts = config.consistency.weight and config.consistency.contrastive
+    unpaired = any(phase.unpaired for phase in config.phases)
+    if not config.loss.perceptual and not (contrasts and unpaired):
+        return None
+    if not config.encoder:
+        return load_efficientnet_lite0(device=process.device).encoder
+    encoder = load_ram(config.encoder, device=process.device).encoder
+    if config.official_compat and hasattr(encoder, "official_compat"):
+        encoder.official_compat = True
+    return encoder
+
+
+def _checkpoint_blocks(student: nn.Module) -> None:
+    if not isinstance(student, SemiLLIE):
+        raise TrainingError("runtime.checkpoint_blocks works with Semi-LLIE networks only.")
+    student.checkpoint_blocks = True
+
+
+def _split(data: StepData, count: int) -> list[StepData]:
+    """A step's batches in equal parts."""
+    if count == 1:
+        return [data]
+
+    def parts(batch: Any) -> list[Any]:
+        columns = {f.name: getattr(batch, f.name).chunk(count) for f in dataclasses.fields(batch)}
+        return [type(batch)(**{name: c[i] for name, c in columns.items()}) for i in range(count)]
+
+    unpaired = parts(data.unpaired) if data.unpaired is not None else [None] * count
+    return [StepData(p, u) for p, u in zip(parts(data.paired), unpaired, strict=True)]
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def _write_description(folder: Path, config: TrainConfig, found: list[str]) -> None:
+    with atomic_write(folder / "config.json") as file:
+        file.write(json.dumps(config.to_dict(), indent=1).encode() + b"\n")
+    with atomic_write(folder / "data.txt") as file:
+        file.write("".join(f"{line}\n" for line in found).encode())
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and termination set, instead of breaking the step; a second Ctrl-C breaks it."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
         return
-    records = [
-        line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step
-    ]
-    with atomic_write(path) as file:
-        file.write("".join(f"{line}\n" for line in records).encode())
+
+    def stop(number: int, frame: Any) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -6,80 +6,67 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 
-from semillie_core.data import DataError, PairSampler, SamplingConfig, SourceConfig, find_pairs
-from semillie_core.network import SemiLLIE, SemiLLIEConfig
-from semillie_core.training import LossConfig, Phase, TrainConfig, TrainingError, train
-from semillie_core.training.trainer import learning_rate, loss_parts
+from semillie_core.data import find_pairs
+from semillie_core.network import SemiLLIE
+from semillie_core.training import ConsistencyConfig, Phase, TrainConfig, TrainingError, train
+from semillie_core.training.journal import read_log
+from semillie_core.training.trainer import score_pairs
 from semillie_core.weights import load_model
 
-NETWORK = SemiLLIEConfig(
-    embed_dim=32, depths=(1,), d_state=2, expand=1.0, downscale=4, thumbnail=16, thumbnail_depth=1
-)
+replace = dataclasses.replace
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Six generated pairs: smooth coloured scenes and the same at a sixth of the light."""
-    folder = tmp_path_factory.mktemp("pairs")
-    generator = torch.Generator().manual_seed(0)
-    for index in range(6):
-        coarse = torch.rand(1, 3, 4, 6, generator=generator)
-        high = torch.nn.functional.interpolate(coarse, (48, 64), mode="bilinear")[0]
-        low = (high / 6 + 0.01 * torch.randn(high.shape, generator=generator)).clamp(0, 1)
-        for name, image in (("high", high), ("low", low)):
-            path = folder / name / f"{index}.png"
-            path.parent.mkdir(exist_ok=True)
-            Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()).save(path)
-    return folder
+def validation_psnr(network, config):
+    scores = score_pairs(network, find_pairs(config.data.val_low, config.data.val_high))
+    return sum(score[0] for score in scores) / len(scores)
 
 
-@pytest.fixture
-def config(photos, tmp_path):
-    source = SourceConfig(str(photos / "low"), str(photos / "high"))
-    return TrainConfig(
-        run_dir=str(tmp_path / "run"),
-        data=SamplingConfig((source,), synthetic=0.2, identity=0.1),
-        val_low=source.low,
-        val_high=source.high,
-        network=NETWORK,
-        phases=(Phase(20, 2, 32), Phase(4, 1, 0)),
-        learning_rate=2e-3,
-        warmup_steps=2,
-        val_every=12,
-        checkpoint_every=5,
-    )
-
-
-def test_learns_and_exports_the_averaged_weights(config):
+def test_learns_and_exports_the_teacher(config):
     records = []
-    result = train(config, on_step=records.append)
+    result = train(replace(config, pictures_every=12), on_step=records.append)
+    assert result.finished
     assert [r["step"] for r in records] == list(range(1, 25))
     scores = [r["val_psnr"] for r in records if "val_psnr" in r]
-    untrained = SemiLLIE(NETWORK).eval()
-    from semillie_core.data import read_rgb
-    from semillie_core.training.trainer import validate
-
-    pairs = [(read_rgb(p.low), read_rgb(p.high)) for p in find_pairs(config.val_low, config.val_high)]
-    assert result.best_psnr == max(scores) > validate(untrained, pairs)["val_psnr"] + 1
+    assert result.best_psnr == max(scores) > validation_psnr(SemiLLIE(config.network).eval(), config) + 1
     model = load_model(result.best)
-    assert validate(model.network, pairs)["val_psnr"] == pytest.approx(result.best_psnr, abs=1e-4)
-    assert model.provenance["training_config_sha256"] == config.sha256()
-    logged = [json.loads(line) for line in (result.best.parent / "log.jsonl").read_text().splitlines()]
-    assert logged == records
+    assert validation_psnr(model.network, config) == pytest.approx(result.best_psnr, abs=1e-4)
+    assert model.provenance["training_config_sha256"] == replace(config, pictures_every=12).sha256()
+    assert read_log(result.best.parent) == records
+    state = torch.load(result.best.parent / "state.pt", weights_only=True)
+    last = load_model(result.last).network.state_dict()
+    assert all(torch.equal(last[key], value) for key, value in state["teacher"].items())
+    assert any(not torch.equal(state["student"][key], value) for key, value in state["teacher"].items())
+    report = result.report.read_text()
+    assert "curves/loss.svg" in report
+    assert "pictures/0000024.png" in report
+
+
+def test_semi_supervised_losses_fall(config):
+    records = []
+    phases = (Phase(40, 2, 32, 2),)
+    train(replace(config, phases=phases), on_step=records.append)
+    early, late = records[2:10], records[-8:]
+    for name in ("structure", "perceptual"):
+        before, after = (sum(r[name] for r in part) / len(part) for part in (early, late))
+        assert after < before, name
+    # What is asked for grows with the ramp, so compare the terms per unit of weight.
+    weight = [0.2 * 2.718281828 ** (-5 * (1 - min(r["step"] - 1, 10) / 10) ** 2) for r in records]
+    for name in ("consistency", "contrastive"):
+        terms = [r[name] / w for r, w in zip(records, weight, strict=True)]
+        assert sum(terms[-8:]) < sum(terms[2:10]), name
 
 
 RUN = """
-import sys, yaml
+import sys
 import torch
 torch.set_num_threads(1)
 from semillie_core.training import TrainConfig, train
@@ -87,131 +74,148 @@ train(TrainConfig.from_yaml(sys.argv[1]))
 """
 
 
-def test_a_killed_run_continues_bit_for_bit(config, tmp_path, repository):
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
-
-    def start(name):
+@pytest.fixture
+def start(config, tmp_path, repository):
+    def launch(name, config, **environment):
         path = tmp_path / f"{name}.yaml"
-        values = dataclasses.replace(config, run_dir=str(tmp_path / name)).to_dict()
-        path.write_text(yaml.safe_dump(values))
+        path.write_text(yaml.safe_dump(replace(config, run_dir=str(tmp_path / name)).to_dict()))
+        environment = {**os.environ, "PYTHONPATH": str(repository), **environment}
         return subprocess.Popen([sys.executable, "-c", RUN, str(path)], env=environment)
 
-    assert start("unbroken").wait(timeout=240) == 0
-    broken = start("broken")
-    log = tmp_path / "broken" / "log.jsonl"
+    return launch
+
+
+def losses(folder):
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in read_log(folder)]
+
+
+def wait_for_steps(folder, count):
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (log.exists() and len(log.read_text().splitlines()) >= 8):
+    while time.monotonic() < deadline and len(read_log(folder)) < count:
         time.sleep(0.01)
+
+
+def test_a_killed_run_continues_bit_for_bit(config, tmp_path, start):
+    banked = replace(
+        config,
+        consistency=replace(config.consistency, bank_every=6),
+        network=replace(config.network, drop_path_rate=0.2),
+    )
+    assert start("unbroken", banked).wait(timeout=240) == 0
+    broken = start("broken", banked)
+    wait_for_steps(tmp_path / "broken", 8)
     broken.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
     assert broken.wait(timeout=60) != 0
     assert (tmp_path / "broken" / "state.pt").exists()
-    assert start("broken").wait(timeout=240) == 0
+    assert start("broken", banked).wait(timeout=240) == 0
 
     for file in ("last.safetensors", "best.safetensors"):
         expected = load_model(tmp_path / "unbroken" / file).network.state_dict()
         actual = load_model(tmp_path / "broken" / file).network.state_dict()
         assert all(torch.equal(actual[key], value) for key, value in expected.items())
+    assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
 
-    def losses(name):
-        lines = (tmp_path / name / "log.jsonl").read_text().splitlines()
-        return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
-    assert losses("broken") == losses("unbroken")
+def test_an_interrupt_leaves_a_checkpoint_of_the_step(config, tmp_path, start):
+    process = start("run", replace(config, checkpoint_every=1000))
+    wait_for_steps(tmp_path / "run", 3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert 3 <= state["step"] == len(read_log(tmp_path / "run")) < config.steps
+
+
+def test_two_processes_see_what_one_does(config, tmp_path, start):
+    shared = replace(config, phases=(Phase(6, 4, 32, 4),))
+    assert start("one", shared).wait(timeout=240) == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    both = [start("two", shared, RANK=str(rank), LOCAL_RANK=str(rank), **launch) for rank in range(2)]
+    assert [process.wait(timeout=240) for process in both] == [0, 0]
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == len(two) == 6
+    for expected, actual in zip(one, two, strict=True):
+        assert actual == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 def test_a_run_folder_of_another_config_is_refused(config):
-    short = dataclasses.replace(config, phases=(Phase(1, 1, 16),))
+    short = replace(config, phases=(Phase(1, 1, 16),))
     train(short)
     with pytest.raises(TrainingError, match="another config"):
-        train(dataclasses.replace(short, learning_rate=1e-4))
+        train(replace(short, seed=5))
 
 
-def test_an_exploding_loss_stops_the_run(config):
+def test_an_exploding_loss_stops_the_run_and_keeps_the_checkpoint(config, tmp_path):
+    train(replace(config, phases=(Phase(5, 2, 32),)))
+    wild = replace(config.optimizer, learning_rate=1e12, gradient_clip=0.0, warmup_steps=0)
+    explosive = replace(config, run_dir=str(tmp_path / "wild"), optimizer=wild)
     with pytest.raises(TrainingError, match="not finite"):
-        train(dataclasses.replace(config, learning_rate=1e12, gradient_clip=1e12, warmup_steps=0))
-
-
-def test_batches_depend_on_the_step_alone(config):
-    one, two = (PairSampler(config.data, seed=3, thumbnail=16) for _ in range(2))
-    one.batch(0, 2, 32)
-    for a, b in zip(vars(one.batch(7, 2, 32)).values(), vars(two.batch(7, 2, 32)).values(), strict=True):
-        assert torch.equal(a, b)
-    assert not torch.equal(one.batch(8, 2, 32).low, one.batch(7, 2, 32).low)
-
-
-def test_crops_and_references_lie_on_the_same_place(photos):
-    same = SamplingConfig((SourceConfig(str(photos / "high"), str(photos / "high")),))
-    sampler = PairSampler(same, seed=0, thumbnail=16)
-    for step in range(6):
-        batch = sampler.batch(step, 3, 24)
-        assert torch.equal(batch.low, batch.high)
-        assert batch.low.shape == (3, 3, 24, 24)
-        assert (batch.region[:, :2] >= 0).all()
-        assert (batch.region[:, :2] + batch.region[:, 2:] <= 1 + 1e-6).all()
-
-
-def test_every_loss_term_reaches_the_network(config):
-    torch.manual_seed(0)
-    network = SemiLLIE(NETWORK)
-    target = torch.rand(1, 3, 32, 32)
-    prediction = network(target / 6)
-    parts = loss_parts(prediction.image, prediction.illumination, target, config)
-    assert set(parts) == {"structure", "ssim", "gradient", "illumination"}
-    for name, part in parts.items():
-        network.zero_grad()
-        part.backward(retain_graph=True)
-        assert network.estimator.global_gain.bias.grad.abs().sum() > 0, name
-    none = dataclasses.replace(config, loss=LossConfig(0, 0, 0))
-    assert set(loss_parts(prediction.image, prediction.illumination, target, none)) == {"structure"}
-
-
-def test_learning_rate_warms_up_and_decays(config):
-    rates = [learning_rate(config, step) for step in range(config.steps)]
-    assert rates[0] == config.learning_rate / 2
-    assert max(rates) == config.learning_rate
-    assert rates[-1] == pytest.approx(config.final_learning_rate)
-    assert rates[2:] == sorted(rates[2:], reverse=True)
-
-
-def test_config_survives_yaml(config, tmp_path):
-    path = tmp_path / "c.yaml"
-    path.write_text(yaml.safe_dump(config.to_dict()))
-    assert TrainConfig.from_yaml(path) == config
-    assert TrainConfig.from_yaml(path).sha256() == config.sha256()
+        train(explosive)
+    log = [json.loads(line) for line in (tmp_path / "wild" / "log.jsonl").read_text().splitlines()]
+    assert all(torch.isfinite(torch.tensor(record["loss"])) for record in log)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"learning_rates": 1}, "learning_rates"),
-        ({"loss": {"ssin": 1}}, r"loss\.ssin"),
-        ({"seed": "three"}, "seed must be int"),
-        ({"phases": [{"steps": 1}]}, r"phases\[0\]\.batch_size is required"),
-        ({"data": {"sources": "here"}}, r"data\.sources must be a list"),
-        ({"data": 3}, "must be a mapping"),
-        ({"network": {"embed_dim": 30}}, "embed_dim"),
+        ({"phases": (Phase(2, 3, 32),), "optimizer": {"accumulate": 2}}, "multiple of 2"),
+        ({"phases": (Phase(2, 2, 32, part="restoration"),), "network": {"thumbnail": 0}}, "thumbnail"),
+        ({"data": {"unpaired": ()}}, "data.unpaired"),
+        ({"official_compat": True}, "epoch_steps"),
     ],
 )
-def test_config_mistakes_are_named(config, change, says):
-    with pytest.raises(ValueError, match=says):
-        TrainConfig.from_dict({**config.to_dict(), **change})
+def test_what_cannot_be_met_is_refused_before_training(config, change, says):
+    for name, value in change.items():
+        inner = getattr(config, name)
+        change[name] = replace(inner, **value) if isinstance(value, dict) else value
+    with pytest.raises(TrainingError, match=says):
+        train(replace(config, **change))
 
 
-def test_numbers_without_a_dot_in_yaml_are_numbers(config):
-    assert TrainConfig.from_dict({**config.to_dict(), "learning_rate": "1e-3"}).learning_rate == 1e-3
+def test_validation_photos_must_not_be_training_photos(config):
+    data = replace(config.data, val_low=config.data.sources[0].low, val_high=config.data.sources[0].high)
+    with pytest.raises(ValueError, match="among the training photos"):
+        train(replace(config, data=data))
 
 
-def test_pairs_are_found_by_name(tmp_path):
-    pixel = Image.fromarray(np.zeros((2, 2, 3), np.uint8))
-    for name in ("low/b.png", "low/a.webp", "low/x.png", "high/a.jpg", "high/b.png", "high/notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        pixel.save(tmp_path / name) if not name.endswith("txt") else (tmp_path / name).write_text("")
-    assert [p.name for p in find_pairs(tmp_path / "low", tmp_path / "high")] == ["a", "b"]
-    with pytest.raises(DataError, match="does not exist"):
-        find_pairs(tmp_path / "nowhere", tmp_path / "high")
-    pixel.save(tmp_path / "low/a.png")
-    with pytest.raises(DataError, match="share the name"):
-        find_pairs(tmp_path / "low", tmp_path / "high")
+def test_parts_train_what_they_name(config):
+    phases = (Phase(2, 2, 0, part="illumination"), Phase(2, 2, 32, 2, part="restoration"))
+    states = {}
+    for count in (1, 2):
+        shortened = replace(config, phases=phases[:count], run_dir=f"{config.run_dir}{count}")
+        result = train(shortened)
+        states[count] = torch.load(result.last.parent / "state.pt", weights_only=True)["student"]
+    torch.manual_seed(config.seed)
+    states[0] = SemiLLIE(config.network).state_dict()
+    for before, after, learning in ((0, 1, "estimator."), (1, 2, "layers.")):
+        for key, value in states[after].items():
+            changed = not torch.equal(value, states[before][key])
+            assert not changed or key.startswith("estimator.") == (learning == "estimator."), key
+        assert any(
+            not torch.equal(v, states[before][k]) for k, v in states[after].items() if k.startswith(learning)
+        )
+
+
+class Tiny(torch.nn.Module):
+    """Some other image-to-image network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 3, 3, padding=1)
+        self.norm = torch.nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return x + self.norm(self.conv(x))
+
+
+def test_any_image_to_image_module_can_be_student(config, monkeypatch):
+    monkeypatch.setattr("semillie_core.training.trainer.build_student", lambda config: Tiny())
+    result = train(replace(config, phases=(Phase(4, 2, 32, 2),)))
+    state = torch.load(result.last.parent / "state.pt", weights_only=True)
+    assert not torch.equal(state["student"]["conv.weight"], state["teacher"]["conv.weight"])
+    assert torch.equal(state["student"]["norm.running_mean"], state["teacher"]["norm.running_mean"])
 
 
 def test_the_command_trains_and_names_mistakes(config, tmp_path, capsys):
@@ -223,3 +227,16 @@ def test_the_command_trains_and_names_mistakes(config, tmp_path, capsys):
     assert "Best validation PSNR" in capsys.readouterr().out
     assert main([str(path), "--set", "loss.nothing=1"]) == 1
     assert "loss.nothing" in capsys.readouterr().err
+    assert main([]) == 1
+    assert "--preset" in capsys.readouterr().err
+
+
+def test_a_yaml_file_and_a_preset_combine(config, tmp_path):
+    from training_scripts.train import read_config
+
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump({"seed": 7, "loss": {"ssim": 0.5}}))
+    combined = read_config(path, "cpu_demo", ["consistency.weight=0.3"])
+    assert (combined.seed, combined.loss.ssim, combined.loss.perceptual) == (7, 0.5, 0.05)
+    assert combined.consistency == ConsistencyConfig(weight=0.3, ramp_steps=30)
+    assert isinstance(combined, TrainConfig)

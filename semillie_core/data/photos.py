@@ -1,0 +1,93 @@
+"""Photos on disk, decoded when they are needed."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from .pairs import DataError, read_rgb
+
+
+class PhotoStore:
+    """Decode photos on demand, keep the latest in bounded memory, and count the ones that cannot be read.
+
+    Safe to use from several threads; worker processes have one each.
+
+    Args:
+        cache_bytes: Memory for decoded photos.
+        max_corrupt: How many unreadable photos to tolerate.
+    """
+
+    def __init__(self, cache_bytes: int, max_corrupt: int = 0) -> None:
+        self.cache_bytes, self.max_corrupt = cache_bytes, max_corrupt
+        self.corrupt: dict[Path, str] = {}
+        """Unreadable photos so far, with the reason."""
+        self._cache: OrderedDict[Path, Tensor] = OrderedDict()
+        self._held = 0
+        self._lock = threading.Lock()
+
+    def read(self, path: Path) -> Tensor | None:
+        """Decode to ``(3, H, W)`` uint8 in landscape orientation; do not write to the result.
+
+        Returns:
+            ``None`` for a photo that cannot be read, as long as there are few.
+
+        Raises:
+            DataError: More photos cannot be read than are tolerated; the message names them.
+        """
+        with self._lock:
+            if path in self.corrupt:
+                return None
+            if path in self._cache:
+                self._cache.move_to_end(path)
+                return self._cache[path]
+        try:
+            photo = _landscape(read_rgb(path))
+        except DataError as error:
+            self.reject(path, str(error))
+            return None
+        with self._lock:
+            if path not in self._cache and photo.nbytes <= self.cache_bytes:
+                self._cache[path] = photo
+                self._held += photo.nbytes
+                while self._held > self.cache_bytes:
+                    self._held -= self._cache.popitem(last=False)[1].nbytes
+        return photo
+
+    def size(self, path: Path) -> tuple[int, int] | None:
+        """Height and width in landscape orientation, from the file's header; ``None`` and errors as :meth:`read`."""
+        try:
+            with Image.open(path) as image:
+                return min(image.size), max(image.size)
+        except (OSError, UnidentifiedImageError, ValueError) as error:
+            self.reject(path, f"Cannot read image {path}: {error}")
+            return None
+
+    def reject(self, path: Path, reason: str) -> None:
+        """Count a photo as unusable.
+
+        Raises:
+            DataError: There are too many by now.
+        """
+        with self._lock:
+            self.corrupt[path] = reason
+            if len(self.corrupt) > self.max_corrupt:
+                reasons = "\n  ".join(self.corrupt.values())
+                raise DataError(
+                    f"{len(self.corrupt)} photos cannot be used, and data.max_corrupt allows {self.max_corrupt}. "
+                    f"Repair or remove them, or raise data.max_corrupt:\n  {reasons}"
+                )
+
+
+def _landscape(image: Tensor) -> Tensor:
+    return image if image.shape[2] >= image.shape[1] else image.transpose(1, 2).contiguous()
+
+
+def to_float(image: Tensor) -> Tensor:
+    """uint8 to float32 in [0, 1]."""
+    return image.to(torch.float32) / 255

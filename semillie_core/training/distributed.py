@@ -1,0 +1,97 @@
+"""Several processes on one global batch, through PyTorch's own engine.
+
+One process needs no launcher. ``torchrun`` (or any launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
+MASTER_PORT, such as SLURM's, Ray Train's or accelerate's) starts several.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among those of the run."""
+
+    rank: int
+    """Its number, from 0."""
+    world: int
+    """How many there are."""
+    device: torch.device
+    """Where it computes."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether it writes the run's files."""
+        return self.rank == 0
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module with gradients averaged over processes; itself in a run of one."""
+        if self.world == 1:
+            return module
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        # Phases train parts of the network, so some parameters get no gradient.
+        return nn.parallel.DistributedDataParallel(
+            module, device_ids=devices, find_unused_parameters=True, broadcast_buffers=False
+        )
+
+    def mean(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """The average of scalars over processes."""
+        if not values:
+            return {}
+        stacked = torch.stack([value.detach().float() for value in values.values()])
+        if self.world > 1:
+            dist.all_reduce(stacked)
+            stacked /= self.world
+        return dict(zip(values, stacked.tolist(), strict=True))
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, in order of rank."""
+        if self.world == 1:
+            return [value]
+        gathered: list[T | None] = [None] * self.world
+        dist.all_gather_object(gathered, value)
+        return gathered  # type: ignore[return-value]
+
+    def wait(self) -> None:
+        """Continue when all processes have come here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+@contextmanager
+def this_process(device: str) -> Iterator[Process]:
+    """Join the run that the launcher describes in the environment, or be a run of one.
+
+    Args:
+        device: As :attr:`RuntimeConfig.device`; with several GPUs each process takes the one of its local rank.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    chosen = torch.device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if world == 1:
+        yield Process(0, 1, chosen)
+        return
+    started = not dist.is_initialized()
+    if started:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Process(dist.get_rank(), dist.get_world_size(), chosen)
+    finally:
+        if started:
+            dist.destroy_process_group()

@@ -1,0 +1,145 @@
+"""The loss of one step of Semi-LLIE (arXiv 2409.16604, §3).
+
+L     = L_sup + w(t) L_uns
+L_sup = L_structure + l_g L_gradient + l_p L_perceptual (+ SSIM, colour and illumination terms of ours)
+L_uns = |student(strong) - teacher(weak)| + l_c L_contrastive(student(strong), teacher(weak), strong)
+"""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data import Batch, StepData, UnpairedBatch
+from ..losses import colour_loss, gradient_loss, structure_loss
+from ..losses.semantic import SemanticContrastiveLoss, SemanticPerceptualLoss
+from ..metrics import ssim
+from ..network import SemiLLIE
+from ..network.thumbnail import brighten, sample_region
+from ..ram import SemanticEncoder
+from .config import Phase, TrainConfig
+from .errors import TrainingError
+from .schedules import consistency_weight
+from .students import Enhanced, View, enhance_view
+
+ILLUMINATION_POOL = 16
+
+
+class Objective(nn.Module):
+    """Weighted loss terms of a step, by name; their sum is the loss.
+
+    Args:
+        student: What learns; the only registered module.
+        teacher: What the student follows on unpaired photos; never gets a gradient.
+        encoder: Frozen encoder of the semantic losses; ``None`` where no phase uses them.
+        config: Weights and forms.
+    """
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, encoder: SemanticEncoder | None, config: TrainConfig
+    ) -> None:
+        super().__init__()
+        self.student = student
+        # In a tuple, so that it is not registered: it does not learn, and a distributed run must not touch it.
+        self._teacher = (teacher,)
+        self.config = config
+        if encoder is not None:
+            self.perceptual = SemanticPerceptualLoss(encoder, relative=not config.official_compat)
+            self.contrastive = SemanticContrastiveLoss(
+                encoder,
+                cast(Literal["bounded", "ratio", "attract"], config.consistency.contrastive_form),
+                config.consistency.logits,
+            )
+
+    def forward(self, data: StepData, step: int) -> dict[str, Tensor]:
+        """The terms of a step.
+
+        Args:
+            data: Its batches.
+            step: Its number, from 0.
+
+        Returns:
+            Scalars with gradient to the student alone.
+        """
+        phase = self.config.phase(step)
+        if phase.part == "illumination":
+            return self._illumination_terms(data.paired)
+        terms = self._paired_terms(data.paired, phase, step)
+        if data.unpaired is not None:
+            weight = consistency_weight(self.config.consistency, self.config.optimizer, step)
+            terms |= {
+                name: weight * term for name, term in self._unpaired_terms(data.unpaired, phase).items()
+            }
+        return terms
+
+    def _paired_terms(self, batch: Batch, phase: Phase, step: int) -> dict[str, Tensor]:
+        weights, compat = self.config.loss, self.config.official_compat
+        restoring = phase.part == "restoration"
+        output = self._enhance(
+            View(batch.low, batch.thumbnail, batch.region), batch.brightness if restoring else None, restoring
+        )
+        terms = {"structure": structure_loss(output.image, batch.high)}
+        if weights.ssim:
+            terms["ssim"] = weights.ssim * (1 - ssim(output.image, batch.high).mean())
+        if weights.gradient:
+            # The released trainer adds the gradient of its network's second output, which is the same number.
+            terms["gradient"] = (
+                (2 if compat else 1) * weights.gradient * gradient_loss(output.image, batch.high)
+            )
+        if weights.colour:
+            terms["colour"] = weights.colour * colour_loss(output.image, batch.high)
+        if weights.illumination and output.illumination is not None and not restoring:
+            terms["illumination"] = weights.illumination * _coarse_structure(output.illumination, batch.high)
+        if weights.perceptual and step >= weights.perceptual_from:
+            terms["perceptual"] = weights.perceptual * self.perceptual(output.image, batch.high)
+        return terms
+
+    def _unpaired_terms(self, batch: UnpairedBatch, phase: Phase) -> dict[str, Tensor]:
+        weights = self.config.consistency
+        target = self._pseudo_label(batch)
+        restoring = phase.part == "restoration"
+        output = self._enhance(
+            View(batch.strong, batch.strong_thumbnail, batch.region),
+            target.brightness if restoring else None,
+            restoring,
+        )
+        terms = {"consistency": F.l1_loss(output.image, target.image)}
+        if weights.contrastive:
+            contrast = self.contrastive(output.image, target.image, batch.strong)
+            terms["contrastive"] = weights.contrastive * contrast
+        return terms
+
+    def _enhance(self, view: View, brightness: Tensor | None, restoring: bool) -> Enhanced:
+        """The student's output."""
+        output = enhance_view(self.student, view, brightness=brightness, frozen_illumination=restoring)
+        if not torch.isfinite(output.image).all():
+            raise TrainingError(
+                "The student's output is not finite. The last checkpoint is intact: lower optimizer.learning_rate, or "
+                "use a new run_dir with other options."
+            )
+        return output
+
+    @torch.no_grad()
+    def _pseudo_label(self, batch: UnpairedBatch) -> Enhanced:
+        """The teacher's output on the weak view, or the bank's where it has one."""
+        (teacher,) = self._teacher
+        output = enhance_view(teacher, View(batch.weak, batch.weak_thumbnail, batch.region))
+        image = torch.where(batch.has_pseudo[:, None, None, None], batch.pseudo, output.image.float())
+        return output._replace(image=image)
+
+    def _illumination_terms(self, batch: Batch) -> dict[str, Tensor]:
+        """The estimator alone: the brightened frame against the reference, from afar."""
+        network = cast(SemiLLIE, self.student)
+        frame = network.estimate_frame(batch.thumbnail)
+        assert frame is not None  # the trainer has checked that there is a thumbnail  # noqa: S101
+        size = (batch.low.shape[2], batch.low.shape[3])
+        gain = sample_region(frame.log_gain, batch.region, size)
+        return {"illumination": _coarse_structure(brighten(batch.low, gain), batch.high)}
+
+
+def _coarse_structure(output: Tensor, target: Tensor) -> Tensor:
+    pooled = [F.avg_pool2d(image, ILLUMINATION_POOL, ceil_mode=True) for image in (output, target)]
+    return structure_loss(pooled[0], pooled[1])

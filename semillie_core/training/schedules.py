@@ -1,0 +1,58 @@
+"""What changes over a run: learning rate, weight of the consistency terms, decay of the teacher."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+from .config import ConsistencyConfig, OptimizerConfig, TeacherConfig, TrainConfig
+
+_RELEASED_RAMP_EPOCHS = 100
+_RELEASED_DROPS = (101, 151)
+
+
+def epoch(config: OptimizerConfig, step: int) -> int:
+    """Epoch of a step in the released schedules, from 1."""
+    return step // config.epoch_steps + 1
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Learning rate of a step, counted from 0.
+
+    Cosine: linear warm-up, then a cosine from the peak to the final rate, over each stretch of phases of one part.
+    Released: ``MultiStepLR([100, 150], 0.1)`` stepped with ``epoch - 1`` at the epoch's end, which comes to a
+    tenth from epoch 102 on and another tenth from 152.
+    """
+    optimizer = config.optimizer
+    if optimizer.schedule == "released":
+        drops = sum(epoch(optimizer, step) > last for last in _RELEASED_DROPS)
+        return optimizer.learning_rate * 0.1**drops
+    length = 0
+    for _, stretch in itertools.groupby(config.phases, key=lambda phase: phase.part):
+        length = sum(phase.steps for phase in stretch)
+        if step < length:
+            break
+        step -= length
+    if step < optimizer.warmup_steps:
+        return optimizer.learning_rate * (step + 1) / optimizer.warmup_steps
+    progress = (step - optimizer.warmup_steps) / max(length - 1 - optimizer.warmup_steps, 1)
+    span = optimizer.learning_rate - optimizer.final_learning_rate
+    return optimizer.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def consistency_weight(config: ConsistencyConfig, optimizer: OptimizerConfig, step: int) -> float:
+    """``weight * exp(-5 (1 - t)^2)`` with t the progress of the ramp; the released schedule counts 100 epochs."""
+    if optimizer.schedule == "released":
+        progress = min(epoch(optimizer, step) / _RELEASED_RAMP_EPOCHS, 1.0)
+    else:
+        progress = min(step / config.ramp_steps, 1.0) if config.ramp_steps else 1.0
+    return config.weight * math.exp(-5.0 * (1.0 - progress) ** 2)
+
+
+def teacher_decay(config: TeacherConfig, step: int) -> float:
+    """What the teacher keeps of itself after step ``step``, counted from 0.
+
+    Both warm-ups begin with (almost) the student; "released" is ``min(1 - 1 / (step + 1), decay)``.
+    """
+    ramp = 1 - 1 / (step + 1) if config.warmup == "released" else (2 + step) / (11 + step)
+    return min(config.decay, ramp)

@@ -1,0 +1,128 @@
+"""What can be student and teacher: our network, or any module that maps images to images of the same size."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..network import SemiLLIE
+from ..network.thumbnail import FrameIllumination, brighten, make_thumbnail
+from ..weights import load_model
+from .config import TrainConfig
+from .errors import TrainingError
+
+_BISECTIONS = 20
+_LARGEST_SHIFT = 4.0
+
+
+class View(NamedTuple):
+    """A batch of crops and where they lie in their frames."""
+
+    image: Tensor
+    """``(B, 3, S, S)`` in [0, 1]."""
+    thumbnail: Tensor
+    """``(B, 3, h, w)``, the whole frames."""
+    region: Tensor
+    """``(B, 4)``, as in :class:`semillie_core.data.Batch`."""
+
+
+class Enhanced(NamedTuple):
+    """What a student or teacher makes of a view."""
+
+    image: Tensor
+    """``(B, 3, S, S)``, not clamped."""
+    illumination: Tensor | None
+    """The brightened image, from networks with a thumbnail."""
+    brightness: Tensor | None
+    """Mean of the brightened frames, ``(B,)``, from networks with a thumbnail."""
+
+
+def build_student(config: TrainConfig) -> nn.Module:
+    """The untrained network, or what ``init`` or ``spandrel`` names.
+
+    Raises:
+        TrainingError: The checkpoint does not fit, or spandrel is missing or does not know it.
+    """
+    if config.spandrel:
+        return _spandrel_network(config.spandrel)
+    network = SemiLLIE(config.network)
+    if config.init:
+        trained = load_model(config.init).network
+        if trained.config != config.network:
+            raise TrainingError(
+                f"init {config.init} is another network than the config's: {trained.config} and {config.network}. "
+                "Change network."
+            )
+        network.load_state_dict(trained.state_dict())
+    return network
+
+
+def _spandrel_network(path: str) -> nn.Module:
+    try:
+        import spandrel
+    except ImportError as error:
+        raise TrainingError(
+            "Training another architecture needs the package spandrel: pip install spandrel."
+        ) from error
+    descriptor = spandrel.ModelLoader().load_from_file(path)
+    if not isinstance(descriptor, spandrel.ImageModelDescriptor) or descriptor.scale != 1:
+        raise TrainingError(f"{path} is no 1x image restoration network ({descriptor.architecture.name}).")
+    if (descriptor.input_channels, descriptor.output_channels) != (3, 3):
+        raise TrainingError(f"{path} does not map RGB to RGB.")
+    module: nn.Module = descriptor.model
+    return module.float().requires_grad_(True).train()
+
+
+def enhance_view(
+    network: nn.Module, view: View, *, brightness: Tensor | None = None, frozen_illumination: bool = False
+) -> Enhanced:
+    """Run a student or teacher over crops.
+
+    Args:
+        network: Ours, or any module from images to images.
+        view: The crops.
+        brightness: Shift the estimated illumination so that the brightened frames have these means, ``(B,)``;
+            networks with a thumbnail only.
+        frozen_illumination: Send no gradient to the illumination estimate.
+
+    Raises:
+        TrainingError: The module returns something else than images of the input's size.
+    """
+    if not isinstance(network, SemiLLIE):
+        image = network(view.image)
+        if not isinstance(image, Tensor) or image.shape != view.image.shape:
+            raise TrainingError(f"{type(network).__name__} does not return images of its input's size.")
+        return Enhanced(image, None, None)
+    if not network.config.thumbnail:
+        return Enhanced(network(view.image).image, None, None)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen_illumination):
+        frame = network.estimate_frame(view.thumbnail)
+        assert frame is not None  # noqa: S101  (the network has a thumbnail)
+        if brightness is not None:
+            frame = at_brightness(frame, view.thumbnail, brightness)
+    prediction = network(view.image, frame, view.region)
+    with torch.no_grad():
+        thumbnail = make_thumbnail(view.thumbnail, network.config.thumbnail)
+        means = brighten(thumbnail, frame.log_gain).mean((1, 2, 3))
+    return Enhanced(prediction.image, prediction.illumination, means)
+
+
+@torch.no_grad()
+def at_brightness(frame: FrameIllumination, thumbnail: Tensor, brightness: Tensor) -> FrameIllumination:
+    """Shift the log gain of each frame so that the brightened thumbnail has a given mean, by bisection.
+
+    Args:
+        frame: The estimate.
+        thumbnail: ``(B, 3, h, w)``.
+        brightness: Wanted means, ``(B,)``.
+    """
+    low = brightness.new_full((len(brightness), 1, 1, 1), -_LARGEST_SHIFT)
+    high = -low
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        means = brighten(thumbnail, frame.log_gain + middle).mean((1, 2, 3), keepdim=True)
+        too_dark = means < brightness.view_as(means)
+        low, high = torch.where(too_dark, middle, low), torch.where(too_dark, high, middle)
+    return FrameIllumination(frame.log_gain + (low + high) / 2, frame.features)

@@ -1,0 +1,254 @@
+"""Batches: a function of seed, step and slot; pairs stay pairs; memory and corruption stay bounded."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from semillie_core.data import (
+    DataConfig,
+    DataError,
+    SourceConfig,
+    StepShape,
+    StrongViewConfig,
+    TrainingData,
+    UnpairedConfig,
+    find_pairs,
+    steps,
+)
+from semillie_core.data.photos import PhotoStore
+from semillie_core.data.random import seeded
+from semillie_core.data.views import StrongView, blur, darken, relight
+
+replace = dataclasses.replace
+
+
+def write(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Pairs and dark photos of several sizes and both orientations, some smaller than the crops."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for index, (height, width) in enumerate([(40, 60), (60, 40), (50, 50), (20, 30), (80, 50)]):
+        high = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        write(folder / "high" / f"{index}.png", high)
+        write(folder / "low" / f"{index}.png", high // 6)
+        write(folder / "night" / f"{index}.png", high // 5)
+    return folder
+
+
+@pytest.fixture
+def config(folder):
+    return DataConfig(
+        sources=(SourceConfig(str(folder / "low"), str(folder / "high")),),
+        unpaired=(UnpairedConfig(str(folder / "night")),),
+        synthetic=0.3,
+        uneven_light=0.5,
+        camera=0.5,
+        identity=0.2,
+        frame_scale=0.6,
+        exposure_jitter=0.5,
+        white_balance_jitter=0.1,
+    )
+
+
+def tensors(batch):
+    return [getattr(batch, field.name) for field in dataclasses.fields(batch)]
+
+
+def same(one, two):
+    return all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(two), strict=True))
+
+
+@pytest.mark.parametrize("crop", [24, 0])
+def test_batches_depend_on_seed_step_and_slot_alone(config, crop):
+    one, two = (TrainingData(config, 3, 16) for _ in range(2))
+    one.paired(0, 4, crop), one.unpaired(0, 4, crop)
+    for kind in ("paired", "unpaired"):
+        expected = getattr(one, kind)(7, 4, crop)
+        assert same(expected, getattr(two, kind)(7, 4, crop))
+        shares = [getattr(two, kind)(7, 4, crop, range(rank, 4, 2)) for rank in range(2)]
+        for whole, even, odd in zip(*map(tensors, (expected, *shares)), strict=True):
+            assert torch.equal(whole[0::2], even)
+            assert torch.equal(whole[1::2], odd)
+        other = getattr(TrainingData(config, 4, 16), kind)(7, 4, crop)
+        assert not all(
+            a.shape == b.shape and torch.equal(a, b)
+            for a, b in zip(*map(tensors, (expected, other)), strict=True)
+        )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loading_in_processes_changes_nothing(config, workers):
+    data = TrainingData(replace(config, workers=workers), 0, 16)
+    loaded = list(steps(data, lambda step: StepShape(2, 2 * (step % 2), 24), 3, 7))
+    assert [step.unpaired is None for step in loaded] == [False, True, False, True]
+    for number, step in enumerate(loaded, 3):
+        assert same(step.paired, data.paired(number, 2, 24))
+        assert step.unpaired is None or same(step.unpaired, data.unpaired(number, 2, 24))
+
+
+def test_crops_and_references_lie_on_the_same_place(folder):
+    source = SourceConfig(str(folder / "high"), str(folder / "high"))
+    data = TrainingData(DataConfig((source,), frame_scale=0.5), 0, 16)
+    for step in range(8):
+        batch = data.paired(step, 3, 24)
+        assert torch.equal(batch.low, batch.high)
+        assert batch.low.shape == (3, 3, 24, 24)
+        assert (batch.region[:, :2] >= 0).all()
+        assert (batch.region[:, :2] + batch.region[:, 2:] <= 1 + 1e-6).all()
+        assert max(batch.thumbnail.shape[2:]) <= 16
+
+
+def test_both_views_of_an_unpaired_photo_lie_on_the_same_place(config):
+    still = StrongViewConfig(exposure_ev=0, white_balance=0, noise=0, blur=0)
+    data = TrainingData(replace(config, strong=still), 0, 16)
+    for step in range(4):
+        batch = data.unpaired(step, 2, 24)
+        assert torch.equal(batch.weak, batch.strong)
+        assert torch.equal(batch.weak_thumbnail, batch.strong_thumbnail)
+    moved = TrainingData(config, 0, 16).unpaired(0, 2, 24)
+    assert not torch.equal(moved.weak, moved.strong)
+    assert moved.strong.min() >= 0 and moved.strong.max() <= 1
+
+
+def test_pseudo_labels_are_cut_like_their_photos(config):
+    data = TrainingData(config, 0, 16)
+    data.pseudo_labels = lambda path: data.photos.read(path).float() / 255 if path.stem != "0" else None
+    for step in range(6):
+        batch = data.unpaired(step, 3, 16)
+        for weak, label, present in zip(batch.weak, batch.pseudo, batch.has_pseudo, strict=True):
+            assert torch.equal(label, weak if present else torch.zeros_like(weak))
+
+
+def test_proportions_are_kept_unless_released_geometry_is_asked_for(tmp_path):
+    disc = np.zeros((60, 120, 3), np.uint8)
+    y, x = np.mgrid[:60, :120]
+    disc[(y - 30) ** 2 + (x - 60) ** 2 < 20**2] = 255
+    for name in ("low", "high", "night"):
+        write(tmp_path / name / "disc.png", disc)
+    base = DataConfig(
+        (SourceConfig(str(tmp_path / "low"), str(tmp_path / "high")),),
+        unpaired=(UnpairedConfig(str(tmp_path / "night")),),
+    )
+
+    def sides(image):
+        lit = image[0] > 0.5
+        return lit.any(1).sum().item(), lit.any(0).sum().item()
+
+    rows, columns = sides(TrainingData(base, 0, 0).paired(0, 1, 0).high[0])
+    assert rows == columns == 39
+    squashed = TrainingData(replace(base, geometry="released"), 0, 0).unpaired(0, 1, 60)
+    rows, columns = sides(squashed.weak[0])
+    assert rows == 39 and 18 <= columns <= 21
+
+
+def test_a_fraction_keeps_whole_scenes_and_frees_the_rest(config, folder):
+    data = TrainingData(replace(config, pair_fraction=0.4, unpaired_from_pairs=True), 0, 0)
+    assert sum(map(len, data._pairs)) == 2
+    freed = [path for path in data.unpaired_photos if path.parent.name == "low"]
+    assert len(freed) == 3
+    assert not {path.stem for path in freed} & {pair.name for pair in data._pairs[0]}
+
+
+def test_decoded_photos_stay_within_their_memory(folder):
+    paths = [pair.high for pair in find_pairs(folder / "low", folder / "high")]
+    store = PhotoStore(cache_bytes=15_000)
+    for _ in range(2):
+        for path in paths:
+            assert store.read(path) is not None
+    assert 0 < store._held <= 15_000
+    assert store._held == sum(photo.nbytes for photo in store._cache.values())
+
+
+def test_unreadable_photos_are_named_and_skipped_up_to_a_limit(config, folder, tmp_path):
+    for name in ("good", "cut"):
+        write(tmp_path / "night" / f"{name}.png", np.full((40, 40, 3), 9, np.uint8))
+    whole = (tmp_path / "night" / "cut.png").read_bytes()
+    (tmp_path / "night" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    broken = replace(config, unpaired=(UnpairedConfig(str(tmp_path / "night")),))
+    data = TrainingData(replace(broken, max_corrupt=1), 0, 0)
+    for step in range(4):
+        assert data.unpaired(step, 2, 24).weak.shape == (2, 3, 24, 24)
+    assert [path.name for path in data.photos.corrupt] == ["cut.png"]
+    strict = TrainingData(broken, 0, 0)
+    with pytest.raises(DataError, match=r"cut\.png"):
+        for step in range(8):
+            strict.unpaired(step, 2, 24)
+
+
+def test_pairs_of_different_size_are_refused(tmp_path):
+    write(tmp_path / "low" / "a.png", np.zeros((8, 8, 3), np.uint8))
+    write(tmp_path / "high" / "a.png", np.zeros((8, 9, 3), np.uint8))
+    with pytest.raises(DataError, match="differ in size"):
+        TrainingData(DataConfig((SourceConfig(str(tmp_path / "low"), str(tmp_path / "high")),)), 0, 0)
+
+
+def test_released_strong_view_has_the_released_statistics():
+    image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    view = StrongView(StrongViewConfig("released"))
+    draws, grey, untouched, blurred = 1500, 0, 0, 0
+    for i in range(draws):
+        generator = seeded(i)
+        frame = view.of_frame(image, generator)
+        grey += bool((frame[0] == frame[1]).all())
+        untouched += bool(torch.equal(frame, image))
+        blurred += not torch.equal(view.of_crop(image, generator), image)
+    # Jitter with 0.8, grey with 0.2, and half of the crops blurred, 0.406 of those by a kernel of one pixel.
+    assert grey / draws == pytest.approx(0.2, abs=0.035)
+    assert untouched / draws == pytest.approx(0.2 * 0.8, abs=0.035)
+    assert blurred / draws == pytest.approx(0.5 * (1 - 0.406), abs=0.045)
+
+
+def test_hue_turns_like_colorsys():
+    import colorsys
+
+    from semillie_core.data.views import _turn_hue
+
+    image = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(0))
+    turned = _turn_hue(image, 0.2)
+    for y in range(5):
+        for x in range(7):
+            h, s, v = colorsys.rgb_to_hsv(*image[:, y, x].tolist())
+            expected = colorsys.hsv_to_rgb((h + 0.2) % 1, s, v)
+            assert turned[:, y, x].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_relighting_is_exact_in_linear_light():
+    from semillie_core.colour import linear_to_srgb, srgb_to_linear
+
+    image = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.5
+    changed = relight(image, 1.0, 0.0, seeded(5))
+    ratio = srgb_to_linear(changed) / srgb_to_linear(image)
+    assert ratio.std() < 1e-4
+    assert 0.5 <= ratio.mean() <= 2
+    assert torch.equal(relight(image, 0.0, 0.0, seeded(5)), image)
+    assert linear_to_srgb(srgb_to_linear(image)).allclose(image, atol=1e-6)
+
+
+def test_simulated_darkness_is_dark_and_uneven_where_asked(config):
+    bright = torch.full((3, 60, 60), 0.8)
+    even = replace(config, uneven_light=0.0, camera=0.0)
+    uneven = replace(config, uneven_light=1.0, camera=0.0)
+    spreads = []
+    for kind in (even, uneven):
+        dark = torch.stack([darken(bright, kind, seeded(i)) for i in range(20)])
+        assert dark.mean() < 0.55
+        spreads.append(torch.nn.functional.avg_pool2d(dark, 20).std((2, 3)).mean())
+    assert spreads[1] > 4 * spreads[0]
+
+
+def test_blur_keeps_the_mean_of_a_constant_and_nothing_with_radius_zero():
+    image = torch.full((3, 9, 9), 0.3)
+    torch.testing.assert_close(blur(image, 0.8), image)
+    noise = torch.rand(3, 9, 9)
+    assert torch.equal(blur(noise, 1.0, 0), noise)
+    assert blur(noise, 0.9).std() < noise.std()

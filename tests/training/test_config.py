@@ -1,0 +1,105 @@
+"""Configs: YAML in and out, mistakes named, schedules and presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import yaml
+
+from semillie_core.training import OptimizerConfig, Phase, TeacherConfig, TrainConfig
+from semillie_core.training.config import ConsistencyConfig
+from semillie_core.training.options import describe, options, tooltip
+from semillie_core.training.presets import PRESETS, preset
+from semillie_core.training.schedules import consistency_weight, epoch, learning_rate, teacher_decay
+
+
+def test_config_survives_yaml(config, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(config.to_dict()))
+    assert TrainConfig.from_yaml(path) == config
+    assert TrainConfig.from_yaml(path).sha256() == config.sha256()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"learning_rates": 1}, "learning_rates"),
+        ({"loss": {"ssin": 1}}, r"loss\.ssin"),
+        ({"seed": "three"}, "seed must be int"),
+        ({"phases": [{"steps": 1}]}, r"phases\[0\]\.batch_size is required"),
+        ({"data": {"sources": "here"}}, r"data\.sources must be a list"),
+        ({"data": 3}, "must be a mapping"),
+        ({"network": {"embed_dim": 30}}, "embed_dim"),
+        ({"runtime": {"amp": "int8"}}, "runtime.amp"),
+        ({"data": {"pair_fraction": 0}}, "pair_fraction"),
+    ],
+)
+def test_config_mistakes_are_named(config, change, says):
+    with pytest.raises(ValueError, match=says):
+        TrainConfig.from_dict({**config.to_dict(), **change})
+
+
+def test_numbers_without_a_dot_in_yaml_are_numbers(config):
+    values = {**config.to_dict(), "optimizer": {"learning_rate": "1e-3"}}
+    assert TrainConfig.from_dict(values).optimizer.learning_rate == 1e-3
+
+
+def test_hash_ignores_where_and_how_a_run_computes(config):
+    runtime = dataclasses.replace(config.runtime, threads=3, device="cpu")
+    moved = dataclasses.replace(
+        config,
+        run_dir="elsewhere",
+        runtime=runtime,
+        data=dataclasses.replace(config.data, workers=2, cache_mib=5),
+    )
+    assert moved.sha256() == config.sha256()
+    assert dataclasses.replace(config, seed=1).sha256() != config.sha256()
+
+
+def test_learning_rate_warms_up_and_decays_over_each_part(config):
+    rates = [learning_rate(config, step) for step in range(config.steps)]
+    assert rates[0] == config.optimizer.learning_rate / 2
+    assert max(rates) == config.optimizer.learning_rate
+    assert rates[-1] == pytest.approx(config.optimizer.final_learning_rate)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    parts = dataclasses.replace(
+        config, phases=(Phase(10, 1, 0, part="illumination"), Phase(10, 1, 8, part="restoration"))
+    )
+    rates = [learning_rate(parts, step) for step in range(20)]
+    assert rates[:10] == rates[10:]
+
+
+def test_released_schedules(shared_dir, config):
+    facts = json.loads((shared_dir / "fixtures" / "semillie_training_schedule.json").read_text())
+    teacher = TeacherConfig(decay=0.996, warmup="released")
+    for iteration, alpha in facts["ema_alpha_by_iteration"]:
+        assert teacher_decay(teacher, iteration) == pytest.approx(alpha, abs=1e-6)
+    optimizer = OptimizerConfig(learning_rate=2e-4, schedule="released", epoch_steps=7)
+    run = dataclasses.replace(config, optimizer=optimizer, phases=(Phase(7 * 200, 1, 8),))
+    for row in facts["schedule"]:
+        step = (row["epoch"] - 1) * 7 + 3
+        assert epoch(optimizer, step) == row["epoch"]
+        assert learning_rate(run, step) == pytest.approx(row["lr_used"], rel=1e-9)
+        weight = consistency_weight(ConsistencyConfig(weight=0.1), optimizer, step)
+        assert weight == pytest.approx(row["consistency_weight_ram_trainer"], rel=1e-9)
+
+
+def test_every_option_is_described_once():
+    for option in options(TrainConfig):
+        assert len(option.text) > 10, option.name
+    assert "SSIM" in tooltip(TrainConfig, "loss.ssim")
+    assert "phases[].crop" in describe(TrainConfig)
+    with pytest.raises(KeyError):
+        tooltip(TrainConfig, "loss.nothing")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_build(name):
+    values = {"run_dir": "r", **preset(name)}
+    values.setdefault("data", {})
+    config = TrainConfig.from_dict(values)
+    assert config.steps >= 60
+    with pytest.raises(ValueError, match="no preset"):
+        preset("nothing")

@@ -1,0 +1,116 @@
+"""Every loss term: it reaches the student, it matters, and it reaches nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from semillie_core.data import TrainingData
+from semillie_core.data.sampling import StepData
+from semillie_core.network import SemiLLIE
+from semillie_core.ram import load_efficientnet_lite0
+from semillie_core.training import Objective, Phase, train
+from semillie_core.training.mean_teacher import make_teacher, update_teacher
+from semillie_core.training.students import View, enhance_view
+
+replace = dataclasses.replace
+TERMS = {
+    "ssim": ("loss", "ssim"),
+    "gradient": ("loss", "gradient"),
+    "colour": ("loss", "colour"),
+    "illumination": ("loss", "illumination"),
+    "perceptual": ("loss", "perceptual"),
+    "consistency": ("consistency", "weight"),
+    "contrastive": ("consistency", "contrastive"),
+}
+
+
+@pytest.fixture
+def full(config):
+    """All terms, at full weight from the start, on differently initialised student and teacher."""
+    return replace(
+        config,
+        phases=(Phase(3, 2, 32, 2),),
+        loss=replace(config.loss, colour=0.1),
+        consistency=replace(config.consistency, ramp_steps=0, logits=True),
+        data=replace(config.data, val_low="", val_high=""),
+    )
+
+
+@pytest.fixture
+def pieces(full):
+    torch.manual_seed(0)
+    student = SemiLLIE(full.network)
+    torch.manual_seed(1)
+    teacher = make_teacher(SemiLLIE(full.network))
+    # The last convolution starts at zero, which would hide the body from the gradient.
+    torch.nn.init.normal_(student.conv_last.weight, std=0.02)
+    encoder = load_efficientnet_lite0().encoder
+    data = TrainingData(full.data, 0, full.network.thumbnail)
+    step = StepData(data.paired(0, 2, 32), data.unpaired(0, 2, 32))
+    return Objective(student, teacher, encoder, full), student, teacher, encoder, step
+
+
+def test_each_term_sends_gradient_to_the_student_alone(pieces):
+    objective, student, teacher, encoder, step = pieces
+    terms = objective(step, 0)
+    assert set(terms) == {"structure", *TERMS}
+    for name, term in terms.items():
+        student.zero_grad()
+        term.backward(retain_graph=True)
+        reached = {n for n, p in student.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        # The illumination loss sees the estimator's output; every other term the whole network's.
+        wanted = "estimator.global_gain.weight" if name == "illumination" else "layers.0.conv.weight"
+        assert wanted in reached, name
+    for module in (teacher, encoder):
+        assert all(p.grad is None and not p.requires_grad for p in module.parameters())
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_a_run_without_a_term_ends_elsewhere(full, name, tmp_path):
+    group, option = TERMS[name]
+    without = replace(full, **{group: replace(getattr(full, group), **{option: 0.0})})
+    ends = []
+    for index, run in enumerate((full, without)):
+        result = train(replace(run, run_dir=str(tmp_path / f"{index}")))
+        ends.append(torch.load(result.last.parent / "state.pt", weights_only=True)["student"])
+    assert any(not torch.equal(ends[0][key], value) for key, value in ends[1].items())
+
+
+def test_pseudo_labels_of_the_bank_replace_the_teachers_output(pieces):
+    objective, _, teacher, _, step = pieces
+    batch = step.unpaired
+    label = torch.full_like(batch.pseudo, 0.25)
+    banked = replace(batch, pseudo=label, has_pseudo=torch.tensor([True, False]))
+    image = objective._pseudo_label(banked).image
+    view = View(batch.weak, batch.weak_thumbnail, batch.region)
+    with torch.no_grad():
+        own = enhance_view(teacher, view).image
+    assert torch.equal(image[0], label[0])
+    assert torch.equal(image[1], own[1])
+
+
+def test_restoration_works_at_the_references_brightness(pieces):
+    _, student, _, _, step = pieces
+    batch = step.paired
+    view = View(batch.low, batch.thumbnail, batch.region)
+    with torch.no_grad():
+        shifted = enhance_view(student, view, brightness=batch.brightness)
+    torch.testing.assert_close(shifted.brightness, batch.brightness, atol=1e-3, rtol=0)
+
+
+def test_the_teacher_averages_weights_and_copies_buffers():
+    student = torch.nn.BatchNorm1d(2)
+    teacher = make_teacher(student)
+    with torch.no_grad():
+        student.weight.fill_(3.0)
+        student.running_mean.fill_(5.0)
+        student.num_batches_tracked.fill_(7)
+    update_teacher(teacher, student, 0.75)
+    assert teacher.weight.tolist() == [1.5, 1.5]
+    assert teacher.running_mean.tolist() == [5.0, 5.0]
+    assert int(teacher.num_batches_tracked) == 7
+    assert not teacher.training
+    assert not any(p.requires_grad for p in teacher.parameters())
