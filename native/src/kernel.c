@@ -22,6 +22,8 @@
 #endif
 
 #define T SEMILLIE_SCAN_TILE
+/* Tokens taken together in the forward pass: their values for all channels should stay in the nearest cache. */
+#define F 16
 #define JOIN2(a, b) a##_##b
 #define JOIN(a, b) JOIN2(a, b)
 #define INLINE static inline __attribute__((always_inline))
@@ -36,6 +38,11 @@
 #define FORWARD_STATES (V == 16 ? 16 : 8)
 #endif
 #define BACKWARD_STATES 4
+/* Channel vectors treated together in the backward pass: their lanes share the sums over channels. */
+#define BACKWARD_BLOCKS (V >= 8 ? 2 : 1)
+/* Tokens between the use of a place in memory and its prefetch: columns are strided by whole image rows, which the
+   hardware does not foresee, and more than a few of them at once would displace each other from the cache. */
+#define AHEAD 8
 
 typedef float vf __attribute__((vector_size(V * 4)));
 typedef int32_t vi __attribute__((vector_size(V * 4)));
@@ -80,39 +87,50 @@ INLINE float sum(vf v) {
     return t[0];
 }
 
-/* Sums of four consecutive vectors, folded together: two halves of different vectors share one addition. */
-INLINE void sum4(float *out, const float *v) {
-    vf a = load(v), b = load(v + V), c = load(v + 2 * V), d = load(v + 3 * V);
+typedef float v4 __attribute__((vector_size(16)));
+
+/* Sums of four vectors, folded together: two halves of different vectors share one addition. */
+INLINE v4 sum4(vf a, vf b, vf c, vf d) {
 #define FOLD(x, y, low, high) (__builtin_shufflevector(x, y, LIST low) + __builtin_shufflevector(x, y, LIST high))
 #define LIST(...) __VA_ARGS__
 #if V == 16
-#define LOW (0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
-#define HIGH (8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31)
+#define LOW (0, 1, 2, 3, 4, 5, 6, 7, 24, 25, 26, 27, 28, 29, 30, 31)
+#define HIGH (8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23)
     vf ab = FOLD(a, b, LOW, HIGH), cd = FOLD(c, d, LOW, HIGH);
     vf all = FOLD(ab, cd, (0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27),
                   (4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31));
     all += __builtin_shufflevector(all, all, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
     all += __builtin_shufflevector(all, all, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
-    const int place[4] = {0, 4, 8, 12};
+    return __builtin_shufflevector(all, all, 0, 4, 8, 12);
 #elif V == 8
 #define LOW (0, 1, 2, 3, 8, 9, 10, 11)
 #define HIGH (4, 5, 6, 7, 12, 13, 14, 15)
     vf ab = FOLD(a, b, LOW, HIGH), cd = FOLD(c, d, LOW, HIGH);
     vf all = FOLD(ab, cd, (0, 1, 8, 9, 4, 5, 12, 13), (2, 3, 10, 11, 6, 7, 14, 15));
     all += __builtin_shufflevector(all, all, 1, 0, 3, 2, 5, 4, 7, 6);
-    const int place[4] = {0, 4, 2, 6};
+    return __builtin_shufflevector(all, all, 0, 4, 2, 6);
 #else
 #define LOW (0, 1, 4, 5)
 #define HIGH (2, 3, 6, 7)
     vf ab = FOLD(a, b, LOW, HIGH), cd = FOLD(c, d, LOW, HIGH);
-    vf all = FOLD(ab, cd, (0, 2, 4, 6), (1, 3, 5, 7));
-    const int place[4] = {0, 1, 2, 3};
+    return FOLD(ab, cd, (0, 2, 4, 6), (1, 3, 5, 7));
 #endif
-    for (int i = 0; i < 4; i++) out[i] = all[place[i]];
 #undef FOLD
 #undef LIST
 #undef LOW
 #undef HIGH
+}
+
+/* Add the lane sums of `n` vectors (4 or 1) to consecutive floats, or start them. */
+INLINE void put_sums(float *to, int n, const vf *v, int add) {
+    if (n == 4) {
+        v4 old = {0}, total = sum4(v[0], v[1], v[2], v[3]);
+        if (add) memcpy(&old, to, sizeof old);
+        total += old;
+        memcpy(to, &total, sizeof total);
+    } else {
+        *to = sum(*v) + (add ? *to : 0.0f);
+    }
 }
 
 #if defined(__AVX512F__)
@@ -187,23 +205,30 @@ INLINE void restore_mode(uint64_t mode) { (void)mode; }
 
 /* What an item works on. */
 struct range {
-    int64_t batch, part;
+    int64_t batch;
+    int64_t part, last_part;     /* parts, treated together */
     int64_t group, last_group;   /* recurrences, one after the other: all of an image, one of a sequence */
     int64_t first, blocks;       /* first channel, number of vectors */
     int64_t tokens, tiles, row;  /* row: floats in a projection row */
     int64_t stride;              /* floats from token to token in u and y */
 };
 
+/* First channel vector of a part. */
+INLINE int64_t part_start(const struct semillie_scan *p, int64_t part) {
+    return part * ((p->channels + V - 1) / V) / p->parts;
+}
+
 INLINE struct range find_range(const struct semillie_scan *p, int64_t item) {
     struct range r;
-    int64_t chains = p->image ? 1 : p->groups, blocks = (p->channels + V - 1) / V;
-    r.part = item % p->parts;
-    r.group = p->image ? 0 : item / p->parts % chains;
+    int64_t chains = p->image ? 1 : p->groups, pieces = p->together ? 1 : p->parts;
+    r.part = item % pieces;
+    r.last_part = p->together ? p->parts - 1 : r.part;
+    r.group = p->image ? 0 : item / pieces % chains;
     r.last_group = p->image ? p->groups - 1 : r.group;
-    r.batch = item / p->parts / chains;
-    int64_t begin = r.part * blocks / p->parts;
+    r.batch = item / pieces / chains;
+    int64_t begin = part_start(p, r.part);
     r.first = begin * V;
-    r.blocks = (r.part + 1) * blocks / p->parts - begin;
+    r.blocks = part_start(p, r.last_part + 1) - begin;
     r.tokens = p->height * p->width;
     r.tiles = (r.tokens + T - 1) / T;
     r.row = p->groups * (p->rank + 2 * p->states);
@@ -211,10 +236,11 @@ INLINE struct range find_range(const struct semillie_scan *p, int64_t item) {
     return r;
 }
 
-/* Token index in memory of steps [tile * T, tile * T + count) of a recurrence. */
-static int find_tokens(const struct semillie_scan *p, const struct range *r, int64_t g, int64_t tile, int64_t *at) {
-    int64_t begin = tile * T;
-    int count = (int)(r->tokens - begin < T ? r->tokens - begin : T);
+/* Index in memory of the tokens at steps [begin, begin + size) of a recurrence; returns how many there are. */
+static int find_tokens(const struct semillie_scan *p, const struct range *r, int64_t g, int64_t begin, int64_t size,
+                       int64_t *at) {
+    if (begin < 0 || begin >= r->tokens) return 0;
+    int count = (int)(r->tokens - begin < size ? r->tokens - begin : size);
     int reverse = p->image && g >= 2, transposed = p->image && (g & 1);
     int64_t step = reverse ? r->tokens - 1 - begin : begin;
     int64_t line = step / p->height, place = step % p->height;
@@ -293,21 +319,32 @@ INLINE vf step_size(const struct semillie_scan *p, const float *low, const float
     return raw;
 }
 
-/* Columns are strided by whole image rows, which the hardware does not foresee. */
-INLINE void fetch_row(const struct semillie_scan *p, const float *row, int64_t floats) {
-    if (p->image)
-        for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(row + i);
+#define FETCH(start, floats, write)                                                        \
+    do {                                                                                   \
+        const float *fetched = (start);                                                    \
+        for (int64_t f = 0; f < (floats); f += 16) __builtin_prefetch(fetched + f, write); \
+    } while (0)
+
+/* The token AHEAD places after `t`, which may be one of the next tile. */
+INLINE int64_t ahead(int t, const int64_t *at, int count, const int64_t *next, int next_count) {
+    const int place = t + AHEAD;
+    if (place < count) return at[place];
+    return place - count < next_count ? next[place - count] : at[count - 1];
 }
 
-/* Advance `n` states over a tile, adding <C, h> to y. */
-INLINE void forward_states(int n, int count, const float *a, float *state, const float *dt, const float *weighted,
-                           float *y, const float *const *b, int64_t c_offset) {
+/* Per-token values of a channel vector in the forward pass: dt, dt * u and y side by side; in front of the next
+   channel vector's lies one vector more, because equal distances of whole pages would share few cache lines. */
+enum { INPUTS = 3, INPUT_STRIDE = INPUTS * F + 1 };
+
+/* Advance `n` states over a tile, adding <C, h> to y. `b` points at B in the first of `count` rows of `row` floats. */
+INLINE void forward_states(int n, int count, const float *a, float *state, float *values, const float *b, int64_t row,
+                           int64_t c_offset) {
     vf h[16];
     UNROLL for (int i = 0; i < n; i++) h[i] = load(state + i * V);
     for (int t = 0; t < count; t++) {
-        const float *bt = b[t], *ct = bt + c_offset;
-        vf step = load(dt + t * V), input = load(weighted + t * V);
-        vf out = load(y + t * V), out2 = {0};
+        const float *bt = b + t * row, *ct = bt + c_offset;
+        float *v = values + t * INPUTS * V;
+        vf step = load(v), input = load(v + V), out = load(v + 2 * V), out2 = {0};
         UNROLL for (int i = 0; i < n; i++) {
             h[i] = exp2_(step * load(a + i * V)) * h[i] + input * bt[i];
             if (i & 1)
@@ -315,82 +352,90 @@ INLINE void forward_states(int n, int count, const float *a, float *state, const
             else
                 out += h[i] * ct[i];
         }
-        store(y + t * V, out + out2);
+        store(v + 2 * V, out + out2);
     }
     UNROLL for (int i = 0; i < n; i++) store(state + i * V, h[i]);
 }
 
 int JOIN(semillie_forward, SEMILLIE_SUFFIX)(const struct semillie_scan *p, int64_t item) {
     struct range r = find_range(p, item);
-    const int64_t N = p->states, P = p->rank + 2 * N;
+    const int64_t N = p->states, R = p->rank, P = R + 2 * N;
     struct arena arena;
-    if (reserve(&arena, r.blocks * (2 * N + p->rank + 2) + 3 * T)) return 1;
-    struct weights w = {take(&arena, r.blocks * N), take(&arena, r.blocks * p->rank), take(&arena, r.blocks),
+    if (reserve(&arena, r.blocks * (2 * N + R + 2 + INPUT_STRIDE) + F * P / V + 1)) return 1;
+    struct weights w = {take(&arena, r.blocks * N), take(&arena, r.blocks * R), take(&arena, r.blocks),
                         take(&arena, r.blocks)};
-    float *state = take(&arena, r.blocks * N), *dt = take(&arena, T), *weighted = take(&arena, T),
-          *y = take(&arena, T);
-    const float *b[T];
-    int64_t places[2][T], *at = places[0], *next = places[1];
+    float *state = take(&arena, r.blocks * N), *values = take(&arena, r.blocks * INPUT_STRIDE),
+          *rows = take(&arena, F * P / V + 1);
+    int64_t places[2][F], *at = places[0], *next = places[1];
     uint64_t mode = flush_denormals();
 
     for (int64_t g = r.group; g <= r.last_group; g++) {
         const int64_t offset = r.first + (p->image ? 0 : g * p->channels);
         const float *u = p->u + r.batch * r.tokens * r.stride + offset;
         const float *delta = p->delta ? p->delta + r.batch * r.tokens * r.stride + offset : NULL;
+        const float *projection = p->projection + r.batch * r.tokens * r.row + g * P;
         float *out = p->y + r.batch * r.tokens * r.stride + offset;
         const int add = g > r.group;
         prepare(p, &r, g, &w);
         memset(state, 0, (size_t)(r.blocks * N * V) * sizeof *state);
-        int next_count = find_tokens(p, &r, g, 0, next);
-        for (int64_t tile = 0; tile < r.tiles; tile++) {
+        int next_count = find_tokens(p, &r, g, 0, F, next);
+        for (int64_t begin = 0; begin < r.tokens; begin += F) {
             int64_t *spare = at;
             int count = next_count;
             at = next, next = spare;
-            next_count = tile + 1 < r.tiles ? find_tokens(p, &r, g, tile + 1, next) : 0;
-            for (int t = 0; t < count; t++) b[t] = p->projection + (r.batch * r.tokens + at[t]) * r.row + g * P + p->rank;
-            for (int64_t k = 0; k < r.blocks; k++) {
-                const int64_t channel = r.first + k * V, lanes = lanes_of(p, channel);
-                float *h = state + k * N * V;
-                if (p->checkpoints) {
-                    float *save = p->checkpoints +
-                                  (((r.batch * p->groups + g) * r.tiles + tile) * N) * p->channels + channel;
-                    for (int64_t n = 0; n < N; n++) store_part(save + n * p->channels, load(h + n * V), lanes);
-                }
-                const vf bias = load(w.bias + k * V), d = load(w.d + k * V);
-                for (int t = 0; t < count; t++) {
-                    const int64_t place = at[t] * r.stride + k * V;
-                    if (k + 1 < r.blocks) {
-                        __builtin_prefetch(u + place + V);
-                    } else if (t < next_count) {
-                        __builtin_prefetch(u + next[t] * r.stride);
-                        fetch_row(p, p->projection + (r.batch * r.tokens + next[t]) * r.row + g * P, P);
-                    }
-                    __builtin_prefetch(out + place, 1);
+            next_count = find_tokens(p, &r, g, begin + F, F, next);
+            for (int t = 0; t < count; t++) {
+                const int64_t far = ahead(t, at, count, next, next_count);
+                float *row = rows + t * P;
+                FETCH(u + far * r.stride, r.blocks * V, 0);
+                FETCH(projection + far * r.row, P, 0);
+                memcpy(row, projection + at[t] * r.row, (size_t)P * sizeof *row);
+                for (int64_t k = 0; k < r.blocks; k++) {
+                    const int64_t lanes = lanes_of(p, r.first + k * V), place = at[t] * r.stride + k * V;
+                    float *v = values + (k * INPUT_STRIDE + t * INPUTS) * V;
                     vf x = load_part(u + place, lanes);
-                    vf step = step_size(p, b[t] - p->rank, delta ? delta + place : NULL, lanes,
-                                        w.dt + k * p->rank * V, bias, NULL);
-                    store(dt + t * V, step);
-                    store(weighted + t * V, step * x);
-                    store(y + t * V, d * x);
+                    vf step = step_size(p, row, delta ? delta + place : NULL, lanes, w.dt + k * R * V,
+                                        load(w.bias + k * V), NULL);
+                    store(v, step);
+                    store(v + V, step * x);
+                    store(v + 2 * V, load(w.d + k * V) * x);
                 }
+            }
+            for (int64_t k = 0; k < r.blocks; k++) {
+                float *h = state + k * N * V, *v = values + k * INPUT_STRIDE * V;
                 const float *a = w.a + k * N * V;
+                for (int64_t t = k * F / r.blocks; t < (k + 1) * F / r.blocks; t++) {
+                    if (t < count) FETCH(out + at[t] * r.stride, r.blocks * V, 1);
+                    if (t < next_count) {
+                        FETCH(u + next[t] * r.stride, r.blocks * V, 0);
+                        FETCH(projection + next[t] * r.row, P, 0);
+                    }
+                }
+                if (p->checkpoints && begin % T == 0) {
+                    const int64_t channel = r.first + k * V;
+                    float *save = p->checkpoints +
+                                  (((r.batch * p->groups + g) * r.tiles + begin / T) * N) * p->channels + channel;
+                    for (int64_t n = 0; n < N; n++)
+                        store_part(save + n * p->channels, load(h + n * V), lanes_of(p, channel));
+                }
                 int64_t n = 0;
-#define FORWARD(size)                                                                        \
-    for (; N - n >= size; n += size) {                                                       \
-        forward_states(size, count, a + n * V, h + n * V, dt, weighted, y, b, N);            \
-        for (int t = 0; t < count; t++) b[t] += size;                                        \
-    }
+#define FORWARD(size)                \
+    for (; N - n >= size; n += size) \
+        forward_states(size, count, a + n * V, h + n * V, v, rows + R + n, P, N);
 #if FORWARD_STATES >= 16
                 FORWARD(16)
 #endif
                 FORWARD(8)
                 FORWARD(4)
                 FORWARD(1)
-                for (int t = 0; t < count; t++) {
-                    b[t] -= N;
-                    float *to = out + at[t] * r.stride + k * V;
-                    vf value = load(y + t * V);
-                    store_part(to, add ? load_part(to, lanes) + value : value, lanes);
+            }
+            for (int t = 0; t < count; t++) {
+                float *to = out + at[t] * r.stride;
+                if (t + AHEAD < count) FETCH(out + at[t + AHEAD] * r.stride, r.blocks * V, 1);
+                for (int64_t k = 0; k < r.blocks; k++) {
+                    const int64_t lanes = lanes_of(p, r.first + k * V);
+                    vf value = load(values + (k * INPUT_STRIDE + t * INPUTS + 2) * V);
+                    store_part(to + k * V, add ? load_part(to + k * V, lanes) + value : value, lanes);
                 }
             }
         }
@@ -406,85 +451,143 @@ int JOIN(semillie_forward, SEMILLIE_SUFFIX)(const struct semillie_scan *p, int64
     return 0;
 }
 
-/* Per-token values of one channel vector in the backward pass, each [T][V]. */
-struct token_values {
-    float *u, *dt, *weighted, *slope, *grad_y, *grad_weighted, *grad_dt;
-};
+/* The same in the backward pass. */
+enum { U, DT, WEIGHTED, SLOPE, GRAD_Y, GRAD_WEIGHTED, GRAD_DT, VALUES, VALUE_STRIDE = VALUES * T + 1 };
 
 /*
- * Gradients through `n` states over a tile. `decay` and `kept` ([T][n][V]) hold exp(dt A) and exp(dt A) h_{t-1};
- * `grad_b` and `grad_c` ([T][n][V]) collect the gradients of B and C lane by lane over channel vectors.
+ * Gradients through `n` states of `blocks` channel vectors over a tile. The arrays of a vector follow those of the
+ * one before: `values` by VALUE_STRIDE, `a`, `adjoint` and `grad_a` by `states`, `saved` by 1. `work` holds exp(dt A)
+ * and exp(dt A) h_{t-1} of every token. The gradients of B and C are summed over the vectors' lanes and go to `grads`.
  */
-INLINE void backward_states(int n, int count, const float *a, const float *state, int64_t state_stride, int64_t lanes,
-                            float *adjoint, float *grad_a, const struct token_values *v, const float *const *b,
-                            int64_t c_offset, float *decay, float *kept, float *grad_b, float *grad_c) {
-    vf h[BACKWARD_STATES], rate[BACKWARD_STATES], total[BACKWARD_STATES];
-    UNROLL for (int i = 0; i < n; i++) {
-        h[i] = load_part(state + i * state_stride, lanes);
-        rate[i] = load(a + i * V);
-    }
+INLINE void backward_states(int blocks, int n, int count, int64_t states, const float *a, const float *saved,
+                            int64_t saved_stride, const int64_t *lanes, float *adjoint, float *grad_a, float *values,
+                            const float *b, float *grads, int64_t row, int add, float *work) {
+    vf h[BACKWARD_BLOCKS][BACKWARD_STATES], total[BACKWARD_BLOCKS][BACKWARD_STATES];
+#define RATE load(a + (j * states + i) * V)
+#define VALUE(name) (values + (j * VALUE_STRIDE + t * VALUES + name) * V)
+    UNROLL for (int j = 0; j < blocks; j++)
+        UNROLL for (int i = 0; i < n; i++) h[j][i] = load_part(saved + i * saved_stride + j * V, lanes[j]);
     for (int t = 0; t < count; t++) {
-        const float *bt = b[t];
-        vf step = load(v->dt + t * V), input = load(v->weighted + t * V), gy = load(v->grad_y + t * V);
-        UNROLL for (int i = 0; i < n; i++) {
-            const int64_t place = (t * n + i) * V;
-            vf factor = exp2_(step * rate[i]), rest = factor * h[i];
-            store(decay + place, factor);
-            store(kept + place, rest);
-            h[i] = input * bt[i] + rest;
-            store(grad_c + place, gy * h[i] + load(grad_c + place));
+        const float *bt = b + t * row;
+        float *to = work + t * blocks * n * 2 * V;
+        vf grad_c[BACKWARD_STATES];
+        UNROLL for (int j = 0; j < blocks; j++) {
+            vf step = load(VALUE(DT)), input = load(VALUE(WEIGHTED)), gy = load(VALUE(GRAD_Y));
+            UNROLL for (int i = 0; i < n; i++) {
+                vf factor = exp2_(step * RATE), rest = factor * h[j][i];
+                store(to + (j * n + i) * 2 * V, factor);
+                store(to + (j * n + i) * 2 * V + V, rest);
+                h[j][i] = input * bt[i] + rest;
+                grad_c[i] = j ? gy * h[j][i] + grad_c[i] : gy * h[j][i];
+            }
         }
+        put_sums(grads + t * row + states, n, grad_c, add);
     }
-    UNROLL for (int i = 0; i < n; i++) {
-        h[i] = load(adjoint + i * V);
-        total[i] = (vf){0};
-    }
+    UNROLL for (int j = 0; j < blocks; j++)
+        UNROLL for (int i = 0; i < n; i++) {
+            h[j][i] = load(adjoint + (j * states + i) * V);
+            total[j][i] = (vf){0};
+        }
     for (int t = count - 1; t >= 0; t--) {
-        const float *bt = b[t], *ct = bt + c_offset;
-        vf step = load(v->dt + t * V), input = load(v->weighted + t * V), gy = load(v->grad_y + t * V);
-        vf grad_weighted = load(v->grad_weighted + t * V), grad_dt = load(v->grad_dt + t * V);
-        UNROLL for (int i = 0; i < n; i++) {
-            const int64_t place = (t * n + i) * V;
-            vf g = gy * ct[i] + h[i];
-            store(grad_b + place, g * input + load(grad_b + place));
-            grad_weighted += g * bt[i];
-            vf exponent = g * load(kept + place);
-            grad_dt += exponent * rate[i];
-            total[i] += exponent * step;
-            h[i] = g * load(decay + place);
+        const float *bt = b + t * row, *ct = bt + states, *from = work + t * blocks * n * 2 * V;
+        vf grad_b[BACKWARD_STATES];
+        UNROLL for (int j = 0; j < blocks; j++) {
+            vf step = load(VALUE(DT)), input = load(VALUE(WEIGHTED)), gy = load(VALUE(GRAD_Y));
+            vf grad_weighted = load(VALUE(GRAD_WEIGHTED)), grad_dt = load(VALUE(GRAD_DT));
+            UNROLL for (int i = 0; i < n; i++) {
+                vf g = gy * ct[i] + h[j][i];
+                grad_b[i] = j ? g * input + grad_b[i] : g * input;
+                grad_weighted += g * bt[i];
+                vf exponent = g * load(from + (j * n + i) * 2 * V + V);
+                grad_dt += exponent * RATE;
+                total[j][i] += exponent * step;
+                h[j][i] = g * load(from + (j * n + i) * 2 * V);
+            }
+            store(VALUE(GRAD_WEIGHTED), grad_weighted);
+            store(VALUE(GRAD_DT), grad_dt);
         }
-        store(v->grad_weighted + t * V, grad_weighted);
-        store(v->grad_dt + t * V, grad_dt);
+        put_sums(grads + t * row, n, grad_b, add);
     }
-    UNROLL for (int i = 0; i < n; i++) {
-        store(adjoint + i * V, h[i]);
-        store(grad_a + i * V, load(grad_a + i * V) + total[i]);
-    }
+    UNROLL for (int j = 0; j < blocks; j++)
+        UNROLL for (int i = 0; i < n; i++) {
+            const int64_t place = (j * states + i) * V;
+            store(adjoint + place, h[j][i]);
+            store(grad_a + place, load(grad_a + place) + total[j][i]);
+        }
 }
+
+/* Gradients of `n` low-rank step sizes, from dt's gradient before softplus in GRAD_DT; layout as above. */
+INLINE void backward_rank(int blocks, int n, int count, int64_t rank, const float *weight, float *grad_w,
+                          const float *values, const float *low, float *grads, int64_t row, int add) {
+    vf w[BACKWARD_BLOCKS][4], total[BACKWARD_BLOCKS][4];
+    UNROLL for (int j = 0; j < blocks; j++)
+        UNROLL for (int i = 0; i < n; i++) {
+            w[j][i] = load(weight + (j * rank + i) * V);
+            total[j][i] = (vf){0};
+        }
+    for (int t = 0; t < count; t++) {
+        vf grad_low[4];
+        UNROLL for (int j = 0; j < blocks; j++) {
+            vf grad = load(VALUE(GRAD_DT));
+            UNROLL for (int i = 0; i < n; i++) {
+                total[j][i] += grad * low[t * row + i];
+                grad_low[i] = j ? grad * w[j][i] + grad_low[i] : grad * w[j][i];
+            }
+        }
+        put_sums(grads + t * row, n, grad_low, add);
+    }
+    UNROLL for (int j = 0; j < blocks; j++)
+        UNROLL for (int i = 0; i < n; i++) {
+            float *to = grad_w + (j * rank + i) * V;
+            store(to, load(to) + total[j][i]);
+        }
+}
+
+/* From the gradients of dt * u and dt those of u, which takes the place of the first, and of dt before softplus. */
+static void finish_tokens(int count, vf d, float *values, float *grad_bias, float *grad_d) {
+    const int j = 0;
+    vf bias_total = {0}, d_total = {0};
+    for (int t = 0; t < count; t++) {
+        vf x = load(VALUE(U)), gy = load(VALUE(GRAD_Y)), gw = load(VALUE(GRAD_WEIGHTED));
+        /* Decay rates carry a factor log2(e). */
+        vf grad_raw = (load(VALUE(GRAD_DT)) * LN_2 + gw * x) * load(VALUE(SLOPE));
+        store(VALUE(GRAD_DT), grad_raw);
+        store(VALUE(GRAD_WEIGHTED), gw * load(VALUE(DT)) + d * gy);
+        bias_total += grad_raw;
+        d_total += gy * x;
+    }
+    store(grad_bias, load(grad_bias) + bias_total);
+    store(grad_d, load(grad_d) + d_total);
+}
+#undef RATE
+#undef VALUE
 
 int JOIN(semillie_backward, SEMILLIE_SUFFIX)(const struct semillie_scan *p, int64_t item) {
     struct range r = find_range(p, item);
     const int64_t N = p->states, R = p->rank, P = R + 2 * N;
     struct arena arena;
-    if (reserve(&arena, r.blocks * (3 * N + 2 * R + 4 + 7 * T) + T * (4 * BACKWARD_STATES + R))) return 1;
+    if (reserve(&arena, r.blocks * (3 * N + 2 * R + 4 + VALUE_STRIDE) + T * 2 * BACKWARD_BLOCKS * BACKWARD_STATES +
+                            3 * T * P / V))
+        return 1;
     struct weights w = {take(&arena, r.blocks * N), take(&arena, r.blocks * R), take(&arena, r.blocks),
                         take(&arena, r.blocks)};
     float *adjoint = take(&arena, r.blocks * N), *grad_a = take(&arena, r.blocks * N);
     float *grad_w = take(&arena, r.blocks * R), *grad_bias = take(&arena, r.blocks), *grad_d = take(&arena, r.blocks);
-    float *values = take(&arena, r.blocks * 7 * T);
-    float *decay = take(&arena, T * BACKWARD_STATES), *kept = take(&arena, T * BACKWARD_STATES),
-          *grad_b = take(&arena, T * BACKWARD_STATES), *grad_c = take(&arena, T * BACKWARD_STATES),
-          *grad_low = take(&arena, T * R);
-    const float *b[T];
+    float *values = take(&arena, r.blocks * VALUE_STRIDE);
+    float *work = take(&arena, T * 2 * BACKWARD_BLOCKS * BACKWARD_STATES);
+    float *rows = take(&arena, T * P / V), *grads = take(&arena, T * P / V), *more = take(&arena, T * P / V);
     int64_t places[2][T], *at = places[0], *next = places[1];
     uint64_t mode = flush_denormals();
 
     for (int64_t g = r.group; g <= r.last_group; g++) {
         const int64_t offset = r.first + (p->image ? 0 : g * p->channels);
         const int64_t base = r.batch * r.tokens * r.stride + offset;
-        const int add = g > r.group;
+        const float *projection = p->projection + r.batch * r.tokens * r.row + g * P;
+        const float *u = p->u + base, *grad_y = p->grad_y + base;
         float *grad_u = p->grad_u + base;
+        const int add = g > r.group;
         const int64_t owner = (r.batch * p->groups + g) * p->channels + r.first;
+        float *grad_rows = p->grad_projection + (r.part * p->batch + r.batch) * r.tokens * r.row + g * P;
         prepare(p, &r, g, &w);
         for (int64_t k = 0; k < r.blocks; k++)
             gather(adjoint + k * N * V, p->grad_last ? p->grad_last + (owner + k * V) * N : NULL, N,
@@ -494,109 +597,104 @@ int JOIN(semillie_backward, SEMILLIE_SUFFIX)(const struct semillie_scan *p, int6
         memset(grad_bias, 0, (size_t)(r.blocks * V) * sizeof *grad_bias);
         memset(grad_d, 0, (size_t)(r.blocks * V) * sizeof *grad_d);
 
-        int next_count = find_tokens(p, &r, g, r.tiles - 1, next);
+        int next_count = find_tokens(p, &r, g, (r.tiles - 1) * T, T, next);
         for (int64_t tile = r.tiles - 1; tile >= 0; tile--) {
             int64_t *spare = at;
             int count = next_count;
             at = next, next = spare;
-            next_count = tile ? find_tokens(p, &r, g, tile - 1, next) : 0;
-            for (int t = 0; t < count; t++) b[t] = p->projection + (r.batch * r.tokens + at[t]) * r.row + g * P + R;
-#define VALUES(k)                                                                                        \
-    struct token_values v = {values + ((k) * 7 + 0) * T * V, values + ((k) * 7 + 1) * T * V,              \
-                             values + ((k) * 7 + 2) * T * V, values + ((k) * 7 + 3) * T * V,              \
-                             values + ((k) * 7 + 4) * T * V, values + ((k) * 7 + 5) * T * V,              \
-                             values + ((k) * 7 + 6) * T * V}
-            for (int64_t k = 0; k < r.blocks; k++) {
-                const int64_t lanes = lanes_of(p, r.first + k * V);
-                const vf bias = load(w.bias + k * V);
-                VALUES(k);
-                for (int t = 0; t < count; t++) {
-                    const int64_t place = base + at[t] * r.stride + k * V;
-                    if (k + 1 < r.blocks) {
-                        __builtin_prefetch(p->u + place + V);
-                        __builtin_prefetch(p->grad_y + place + V);
-                    } else if (t < next_count) {
-                        __builtin_prefetch(p->u + base + next[t] * r.stride);
-                        __builtin_prefetch(p->grad_y + base + next[t] * r.stride);
-                        fetch_row(p, p->projection + (r.batch * r.tokens + next[t]) * r.row + g * P, P);
-                    }
-                    vf x = load_part(p->u + place, lanes), slope;
-                    vf step = step_size(p, b[t] - R, p->delta ? p->delta + place : NULL, lanes, w.dt + k * R * V,
-                                        bias, &slope);
-                    store(v.u + t * V, x);
-                    store(v.dt + t * V, step);
-                    store(v.weighted + t * V, step * x);
-                    store(v.slope + t * V, slope);
-                    store(v.grad_y + t * V, load_part(p->grad_y + place, lanes));
-                    store(v.grad_weighted + t * V, (vf){0});
-                    store(v.grad_dt + t * V, (vf){0});
+            next_count = find_tokens(p, &r, g, (tile - 1) * T, T, next);
+            for (int t = 0; t < count; t++) {
+                const int64_t far = ahead(t, at, count, next, next_count);
+                float *row = rows + t * P;
+                FETCH(u + far * r.stride, r.blocks * V, 0);
+                FETCH(grad_y + far * r.stride, r.blocks * V, 0);
+                FETCH(projection + far * r.row, P, 0);
+                memcpy(row, projection + at[t] * r.row, (size_t)P * sizeof *row);
+                for (int64_t k = 0; k < r.blocks; k++) {
+                    const int64_t lanes = lanes_of(p, r.first + k * V), place = at[t] * r.stride + k * V;
+                    float *v = values + (k * VALUE_STRIDE + t * VALUES) * V;
+                    vf x = load_part(u + place, lanes), slope;
+                    vf step = step_size(p, row, p->delta ? p->delta + base + place : NULL, lanes, w.dt + k * R * V,
+                                        load(w.bias + k * V), &slope);
+                    store(v + U * V, x);
+                    store(v + DT * V, step);
+                    store(v + WEIGHTED * V, step * x);
+                    store(v + SLOPE * V, slope);
+                    store(v + GRAD_Y * V, load_part(grad_y + place, lanes));
+                    store(v + GRAD_WEIGHTED * V, (vf){0});
+                    store(v + GRAD_DT * V, (vf){0});
                 }
             }
 
             const float *saved =
                 p->checkpoints + ((r.batch * p->groups + g) * r.tiles + tile) * N * p->channels + r.first;
-            float *grad_row = p->grad_projection + ((r.part * p->batch + r.batch) * r.tokens) * r.row + g * P;
-            int64_t n = 0;
-#define BACKWARD(size)                                                                                       \
-    for (; N - n >= size; n += size) {                                                                       \
-        memset(grad_b, 0, sizeof(float) * (size_t)(T * size * V));                                           \
-        memset(grad_c, 0, sizeof(float) * (size_t)(T * size * V));                                           \
-        for (int64_t k = 0; k < r.blocks; k++) {                                                             \
-            VALUES(k);                                                                                       \
-            backward_states(size, count, w.a + (k * N + n) * V, saved + n * p->channels + k * V, p->channels, \
-                            lanes_of(p, r.first + k * V), adjoint + (k * N + n) * V,                         \
-                            grad_a + (k * N + n) * V, &v, b, N, decay, kept, grad_b, grad_c);                \
-        }                                                                                                    \
-        for (int t = 0; t < count; t++) {                                                                    \
-            float *to = grad_row + at[t] * r.row + R + n;                                                    \
-            if (size == 4) {                                                                                 \
-                sum4(to, grad_b + t * 4 * V);                                                                \
-                sum4(to + N, grad_c + t * 4 * V);                                                            \
-            } else {                                                                                         \
-                *to = sum(load(grad_b + t * V));                                                             \
-                to[N] = sum(load(grad_c + t * V));                                                           \
-            }                                                                                                \
-            b[t] += size;                                                                                    \
-        }                                                                                                    \
+#define FETCH_SLICE(turn, turns)                                                                \
+    for (int64_t t = turn * T / (r.blocks * N); t < (turn + turns) * T / (r.blocks * N); t++) { \
+        if (t < count) {                                                                        \
+            FETCH(grad_u + at[t] * r.stride, r.blocks * V, 1);                                  \
+            FETCH(grad_rows + at[t] * r.row, P, 1);                                             \
+        }                                                                                       \
+        if (t < next_count) {                                                                   \
+            FETCH(u + next[t] * r.stride, r.blocks * V, 0);                                     \
+            FETCH(grad_y + next[t] * r.stride, r.blocks * V, 0);                                \
+            FETCH(projection + next[t] * r.row, P, 0);                                          \
+        }                                                                                       \
     }
-            BACKWARD(BACKWARD_STATES)
-            BACKWARD(1)
+#define STATES(many, size)                                                                                         \
+    for (; N - n >= size; n += size, turn += many * size) {                                                        \
+        FETCH_SLICE(turn, many * size)                                                                             \
+        backward_states(many, size, count, N, w.a + (k * N + n) * V, saved + n * p->channels + k * V, p->channels, \
+                        lanes, adjoint + (k * N + n) * V, grad_a + (k * N + n) * V, v, rows + R + n, sums + R + n, \
+                        P, k > begin, work);                                                                       \
+    }
+#define RANK(many, size)                                                                                   \
+    for (; R - n >= size; n += size)                                                                       \
+        backward_rank(many, size, count, R, w.dt + (k * R + n) * V, grad_w + (k * R + n) * V, v, rows + n, \
+                      sums + n, P, k > begin);
+#define BACKWARD(many)                                                                                       \
+    for (; end - k >= many; k += many) {                                                                     \
+        float *v = values + k * VALUE_STRIDE * V;                                                            \
+        int64_t lanes[many], n = 0;                                                                          \
+        for (int j = 0; j < many; j++) lanes[j] = lanes_of(p, r.first + (k + j) * V);                        \
+        STATES(many, BACKWARD_STATES)                                                                        \
+        STATES(many, 1)                                                                                      \
+        for (int j = 0; j < many; j++)                                                                       \
+            finish_tokens(count, load(w.d + (k + j) * V), v + j * VALUE_STRIDE * V, grad_bias + (k + j) * V, \
+                          grad_d + (k + j) * V);                                                             \
+        n = 0;                                                                                               \
+        RANK(many, 4)                                                                                        \
+        RANK(many, 1)                                                                                        \
+    }
+            /* Sums over channels go by part, whether parts are treated together or not. */
+            int64_t turn = 0;
+            for (int64_t part = r.part; part <= r.last_part; part++) {
+                const int64_t begin = part_start(p, part) - r.first / V, end = part_start(p, part + 1) - r.first / V;
+                int64_t k = begin;
+                float *sums = part > r.part ? more : grads;
+#if BACKWARD_BLOCKS > 1
+                BACKWARD(BACKWARD_BLOCKS)
+#endif
+                BACKWARD(1)
+                if (sums == more)
+                    for (int64_t i = 0; i < count * P; i += V) store(grads + i, load(grads + i) + load(more + i));
+            }
 
-            memset(grad_low, 0, sizeof(float) * (size_t)(T * R * V));
-            for (int t = 0; t < count; t++)
-                for (int64_t k = 0; k < r.blocks; k++) __builtin_prefetch(grad_u + at[t] * r.stride + k * V, 1);
-            for (int64_t k = 0; k < r.blocks; k++) {
-                const int64_t lanes = lanes_of(p, r.first + k * V);
-                const vf d = load(w.d + k * V);
-                vf bias_total = {0}, d_total = {0};
-                VALUES(k);
-                for (int t = 0; t < count; t++) {
-                    const int64_t place = at[t] * r.stride + k * V;
-                    vf x = load(v.u + t * V), gy = load(v.grad_y + t * V), gw = load(v.grad_weighted + t * V);
-                    vf grad_raw = (load(v.grad_dt + t * V) * LN_2 + gw * x) * load(v.slope + t * V);
-                    vf gu = gw * load(v.dt + t * V) + d * gy;
-                    float *to = grad_u + place;
-                    store_part(to, add ? load_part(to, lanes) + gu : gu, lanes);
-                    if (p->grad_delta) store_part(p->grad_delta + base + place, grad_raw, lanes);
-                    bias_total += grad_raw;
-                    d_total += gy * x;
-                    store(v.grad_dt + t * V, grad_raw);
+            for (int t = 0; t < count; t++) {
+                float *to = grad_u + at[t] * r.stride, *row = grad_rows + at[t] * r.row;
+                if (t + AHEAD < count) {
+                    FETCH(grad_u + at[t + AHEAD] * r.stride, r.blocks * V, 1);
+                    FETCH(grad_rows + at[t + AHEAD] * r.row, P, 1);
                 }
-                store(grad_bias + k * V, load(grad_bias + k * V) + bias_total);
-                store(grad_d + k * V, load(grad_d + k * V) + d_total);
-                for (int64_t i = 0; i < R; i++) {
-                    const vf weight = load(w.dt + (k * R + i) * V);
-                    vf total = {0};
-                    for (int t = 0; t < count; t++) {
-                        vf grad_raw = load(v.grad_dt + t * V);
-                        total += grad_raw * b[t][i - R - N];
-                        store(grad_low + (i * T + t) * V, load(grad_low + (i * T + t) * V) + grad_raw * weight);
-                    }
-                    store(grad_w + (k * R + i) * V, load(grad_w + (k * R + i) * V) + total);
+                memcpy(row, grads + t * P, (size_t)P * sizeof *row);
+                for (int64_t k = 0; k < r.blocks; k++) {
+                    const int64_t lanes = lanes_of(p, r.first + k * V);
+                    const float *v = values + (k * VALUE_STRIDE + t * VALUES) * V;
+                    vf value = load(v + GRAD_WEIGHTED * V);
+                    store_part(to + k * V, add ? load_part(to + k * V, lanes) + value : value, lanes);
+                    if (p->grad_delta)
+                        store_part(p->grad_delta + base + at[t] * r.stride + k * V, load(v + GRAD_DT * V), lanes);
                 }
             }
-            for (int t = 0; t < count; t++)
-                for (int64_t i = 0; i < R; i++) grad_row[at[t] * r.row + i] = sum(load(grad_low + (i * T + t) * V));
         }
         for (int64_t k = 0; k < r.blocks; k++) {
             const int64_t lanes = lanes_of(p, r.first + k * V), c = owner + k * V;

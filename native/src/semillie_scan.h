@@ -11,7 +11,7 @@
 #endif
 
 /* Raised whenever struct semillie_scan changes. */
-#define SEMILLIE_SCAN_ABI 2
+#define SEMILLIE_SCAN_ABI 3
 /* Tokens per tile; the forward pass can save one state per tile. */
 #define SEMILLIE_SCAN_TILE 64
 
@@ -35,6 +35,9 @@ struct semillie_scan {
        (batch, part) of images or one (batch, recurrence, part) of sequences. Gradients that are summed over channels
        (grad_projection) come out once per part. */
     int64_t parts;
+    /* Where 1, an item is all parts of a (batch) or (batch, recurrence) and grad_projection comes out once, as the
+       sum of the parts in order. */
+    int64_t together;
     const float *u;          /* (batch, tokens, channels), groups * channels for a sequence */
     const float *projection; /* (batch, tokens, groups, rank + 2 * states) */
     const float *delta;      /* like u */

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_ABI = 2
+_ABI = 3
 _INSTALL = "install the compiled backend with `pip install ./native` in the Semi-LLIE repository"
 _INSTRUCTION_SETS = ("auto", "base", "avx2", "avx512")  # enum semillie_isa
 _BACKWARD_ITEMS = 4
@@ -46,6 +46,7 @@ class _Scan(ctypes.Structure):
                 "image",
                 "softplus",
                 "parts",
+                "together",
             )
         ),
         *(
@@ -215,9 +216,9 @@ class _Scan2d(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, projection, weight, bias, A, D, saved = ctx.saved_tensors
         batch = x.shape[0]
-        parts = _backward_parts(ctx.problem, chains=1)
+        pieces = _backward_pieces(ctx.problem, chains=1)
         grad_x = torch.empty_like(x)
-        grad_projection = x.new_empty(parts, *projection.shape)
+        grad_projection = x.new_empty(pieces, *projection.shape)
         grads = {
             "grad_dt_weight": x.new_empty(batch, *weight.shape),
             "grad_dt_bias": x.new_empty(batch, *bias.shape),
@@ -236,7 +237,7 @@ class _Scan2d(torch.autograd.Function):
             "grad_u": grad_x,
             "grad_projection": grad_projection,
         }
-        _backward(ctx.problem, inputs | grads, chains=1, parts=parts)
+        _backward(ctx.problem, inputs | grads, items=batch * pieces)
         sums = [grad.sum(0) for grad in grads.values()]
         return grad_x, _merge_parts(grad_projection), *sums, None
 
@@ -291,9 +292,9 @@ class _Scan1d(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
         u, delta, projection, A, D, bias, saved = ctx.saved_tensors
         batch, groups = u.shape[0], projection.shape[2]
-        parts = _backward_parts(ctx.problem, chains=groups)
+        pieces = _backward_pieces(ctx.problem, chains=groups)
         grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
-        grad_projection = u.new_empty(parts, *projection.shape)
+        grad_projection = u.new_empty(pieces, *projection.shape)
         grad_a = A.new_empty(batch, *A.shape)
         grad_d, grad_bias = (None if t is None else t.new_empty(batch, *t.shape) for t in (D, bias))
         tensors = {
@@ -313,7 +314,7 @@ class _Scan1d(torch.autograd.Function):
             "grad_d": grad_d,
             "grad_dt_bias": grad_bias,
         }
-        _backward(ctx.problem, tensors, chains=groups, parts=parts)
+        _backward(ctx.problem, tensors, items=batch * groups * pieces)
         return (
             grad_u,
             grad_delta,
@@ -341,12 +342,19 @@ def _checkpoints(problem: _Scan, like: Tensor) -> Tensor:
     return like.new_empty(problem.batch, problem.groups, tiles, problem.states, problem.channels)
 
 
-def _backward_parts(problem: _Scan, *, chains: int) -> int:
-    """Number of channel ranges, from the shapes alone: it decides the order of summation."""
+def _backward_pieces(problem: _Scan, *, chains: int) -> int:
+    """Cut the channels for the backward pass; returns the number of ranges that are items of their own.
+
+    Where the cuts are depends on the shapes alone, because they decide the order of summation; whether the ranges
+    are shared out depends on the threads.
+    """
     lanes: int = _library().semillie_scan_lanes(problem.isa)
     vectors: int = -(-problem.channels // lanes)
     outputs: int = problem.batch * chains
-    return max(1, min(vectors, _BACKWARD_ITEMS // max(1, outputs)))
+    threads = torch.get_num_threads()
+    problem.parts = max(1, min(vectors, _BACKWARD_ITEMS // max(1, outputs)))
+    problem.together = threads == 1 or outputs >= 2 * threads
+    return 1 if problem.together else int(problem.parts)
 
 
 def _forward(problem: _Scan, tensors: Mapping[str, Tensor | None], *, chains: int) -> None:
@@ -358,15 +366,9 @@ def _forward(problem: _Scan, tensors: Mapping[str, Tensor | None], *, chains: in
     _run(_library().semillie_scan_forward, problem, problem.batch * chains * problem.parts, threads)
 
 
-def _backward(problem: _Scan, tensors: Mapping[str, Tensor | None], *, chains: int, parts: int) -> None:
-    problem.parts = parts
+def _backward(problem: _Scan, tensors: Mapping[str, Tensor | None], *, items: int) -> None:
     _point(problem, tensors)
-    _run(
-        _library().semillie_scan_backward,
-        problem,
-        problem.batch * chains * parts,
-        torch.get_num_threads(),
-    )
+    _run(_library().semillie_scan_backward, problem, items, torch.get_num_threads())
 
 
 def _point(problem: _Scan, tensors: Mapping[str, Tensor | None]) -> None:
