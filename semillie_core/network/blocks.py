@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..scan import selective_scan_2d
 from .config import SemiLLIEConfig
+from .depthwise import DepthwiseConv
 
 NORM_EPS = 1e-5
 
@@ -80,7 +81,7 @@ class SelectiveScan2d(nn.Module):
         self.in_proj = nn.Linear(C, 2 * E, bias=False)
         self.conv2d = nn.Conv2d(E, E, 3, padding=1, groups=E)
         if config.multi_scale:
-            self.conv2d_55 = nn.Conv2d(E, E, 5, padding=2, groups=E)
+            self.conv2d_55 = DepthwiseConv(E, 5)
             self.point_wise_conv = PointwiseConv(2 * E, E)
         self.multi_scale = config.multi_scale
         self.out_norm = nn.LayerNorm(E, eps=NORM_EPS)
