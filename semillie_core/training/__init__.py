@@ -12,11 +12,13 @@ from .config import (
 from .errors import TrainingError
 from .objective import Objective
 from .report import write_report
+from .step import MeanTeacherStep, run_steps, whole_frames
 from .trainer import Result, train
 
 __all__ = [
     "ConsistencyConfig",
     "LossConfig",
+    "MeanTeacherStep",
     "Objective",
     "OptimizerConfig",
     "Phase",
@@ -25,6 +27,8 @@ __all__ = [
     "TeacherConfig",
     "TrainConfig",
     "TrainingError",
+    "run_steps",
     "train",
+    "whole_frames",
     "write_report",
 ]

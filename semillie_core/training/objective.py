@@ -81,18 +81,20 @@ class Objective(nn.Module):
         output = self._enhance(
             View(batch.low, batch.thumbnail, batch.region), batch.brightness if restoring else None, restoring
         )
-        terms = {"structure": structure_loss(output.image, batch.high)}
-        if weights.ssim:
-            terms["ssim"] = weights.ssim * (1 - ssim(output.image, batch.high).mean())
-        if weights.gradient:
-            # The released trainer adds the gradient of its network's second output, which is the same number.
-            terms["gradient"] = (
-                (2 if compat else 1) * weights.gradient * gradient_loss(output.image, batch.high)
-            )
-        if weights.colour:
-            terms["colour"] = weights.colour * colour_loss(output.image, batch.high)
-        if weights.illumination and output.illumination is not None and not restoring:
-            terms["illumination"] = weights.illumination * _coarse_structure(output.illumination, batch.high)
+        # Sums of squares over windows cancel in bf16.
+        with torch.autocast(batch.low.device.type, enabled=False):
+            terms = {"structure": structure_loss(output.image, batch.high)}
+            if weights.ssim:
+                terms["ssim"] = weights.ssim * (1 - ssim(output.image, batch.high).mean())
+            if weights.gradient:
+                # The released trainer adds the gradient of its network's second output, which is the same number.
+                count = 2 if compat else 1
+                terms["gradient"] = count * weights.gradient * gradient_loss(output.image, batch.high)
+            if weights.colour:
+                terms["colour"] = weights.colour * colour_loss(output.image, batch.high)
+            if weights.illumination and output.illumination is not None and not restoring:
+                coarse = _coarse_structure(output.illumination, batch.high)
+                terms["illumination"] = weights.illumination * coarse
         if weights.perceptual and step >= weights.perceptual_from:
             terms["perceptual"] = weights.perceptual * self.perceptual(output.image, batch.high)
         return terms
@@ -113,8 +115,9 @@ class Objective(nn.Module):
         return terms
 
     def _enhance(self, view: View, brightness: Tensor | None, restoring: bool) -> Enhanced:
-        """The student's output."""
+        """The student's output, in full precision."""
         output = enhance_view(self.student, view, brightness=brightness, frozen_illumination=restoring)
+        output = output._replace(image=_full_precision(output.image))
         if not torch.isfinite(output.image).all():
             raise TrainingError(
                 "The student's output is not finite. The last checkpoint is intact: lower optimizer.learning_rate, or "
@@ -127,7 +130,8 @@ class Objective(nn.Module):
         """The teacher's output on the weak view, or the bank's where it has one."""
         (teacher,) = self._teacher
         output = enhance_view(teacher, View(batch.weak, batch.weak_thumbnail, batch.region))
-        image = torch.where(batch.has_pseudo[:, None, None, None], batch.pseudo, output.image.float())
+        own = _full_precision(output.image)
+        image = torch.where(batch.has_pseudo[:, None, None, None], batch.pseudo.to(own.dtype), own)
         return output._replace(image=image)
 
     def _illumination_terms(self, batch: Batch) -> dict[str, Tensor]:
@@ -138,6 +142,10 @@ class Objective(nn.Module):
         size = (batch.low.shape[2], batch.low.shape[3])
         gain = sample_region(frame.log_gain, batch.region, size)
         return {"illumination": _coarse_structure(brighten(batch.low, gain), batch.high)}
+
+
+def _full_precision(image: Tensor) -> Tensor:
+    return image.to(torch.promote_types(image.dtype, torch.float32))
 
 
 def _coarse_structure(output: Tensor, target: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 import textwrap
 import typing
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ class Option(NamedTuple):
 
 def options(cls: type[Any], prefix: str = "") -> Iterator[Option]:
     """Every option of a dataclass, depth first, in order of definition."""
-    hints, texts = typing.get_type_hints(cls), _docstrings(cls)
+    hints, texts = typing.get_type_hints(cls), _docstrings(typing.cast(Hashable, cls))
     for field in dataclasses.fields(cls):
         hint, name = hints[field.name], f"{prefix}{field.name}"
         yield Option(name, _kind(hint), _default(field), texts.get(field.name, ""))
@@ -74,8 +74,8 @@ def page(cls: type[Any], title: str, introduction: str) -> str:
 
 
 @cache
-def _docstrings(cls: type[Any]) -> dict[str, str]:
-    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+def _docstrings(cls: Hashable) -> dict[str, str]:
+    body = ast.parse(textwrap.dedent(inspect.getsource(typing.cast(type[Any], cls)))).body[0]
     assert isinstance(body, ast.ClassDef)  # noqa: S101  (the source of a class)
     found = {}
     for field, text in zip(body.body, body.body[1:], strict=False):

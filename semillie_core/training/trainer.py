@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import signal
@@ -32,15 +31,12 @@ from .config import TrainConfig
 from .distributed import Process, this_process
 from .errors import TrainingError
 from .journal import Journal
-from .mean_teacher import make_teacher, update_teacher
-from .objective import Objective
-from .optimizers import build_optimizer
+from .mean_teacher import make_teacher
 from .pictures import write_grid
 from .report import write_report
-from .schedules import epoch, learning_rate, teacher_decay
+from .step import MeanTeacherStep
 from .students import View, build_student, enhance_view
 
-_AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LARGEST_LABEL = 1 << 20
 """Pixels above which a pseudo-label is made at half the resolution, again and again."""
 
@@ -79,8 +75,8 @@ def train(config: TrainConfig, *, on_step: Callable[[dict[str, Any]], None] | No
         Where the weights are and how good they are.
 
     Raises:
-        TrainingError: The run folder belongs to another config, an option cannot be met, or the loss is no longer
-            finite.
+        TrainingError: The run folder belongs to another config or lies inside the data, an option cannot be met, or
+            the loss is no longer finite.
         DataError: A folder or file of the data cannot be used.
     """
     with this_process(config.runtime.device) as process:
@@ -100,12 +96,9 @@ class _Run:
             _checkpoint_blocks(student)
         self.student = student.to(process.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.teacher = make_teacher(self.student)
-        self.optimizer = build_optimizer(self.student, config.optimizer)
-        self.scaler = torch.amp.GradScaler(process.device.type, enabled=config.runtime.amp == "fp16")
-        objective = Objective(self.student, self.teacher, _encoder(config, process), config)
-        if config.runtime.compile:
-            objective.student = torch.compile(self.student)  # type: ignore[assignment]
-        self.objective = process.wrap(objective)
+        self.take_step = MeanTeacherStep(
+            config, self.student, self.teacher, _encoder(config, process), process
+        )
         self.data = TrainingData(config.data, config.seed, config.network.thumbnail)
         self.validation_pairs = self.data.validation()
         self.bank: PseudoLabelBank | None = None
@@ -173,57 +166,10 @@ class _Run:
         return min(self.config.steps, (self.step // every + 1) * every) if every else self.config.steps
 
     def _train_step(self, data: StepData) -> dict[str, Any]:
-        """One optimiser step: student by gradient, teacher by average."""
         started = time.perf_counter()
-        config, step = self.config, self.step
-        rate = learning_rate(config, step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.student.train()
-        # As released: the teacher drops paths, too, until the first epoch is over.
-        self.teacher.train(config.official_compat and epoch(config.optimizer, step) == 1)
-        self.optimizer.zero_grad(set_to_none=True)
-        parts = _split(data, config.optimizer.accumulate)
-        terms: dict[str, Tensor] = {}
-        for index, part in enumerate(parts):
-            hold = (
-                self.objective.no_sync()  # type: ignore[operator]
-                if self.process.world > 1 and index < len(parts) - 1
-                else contextlib.nullcontext()
-            )
-            with hold:
-                with self._autocast():
-                    losses: dict[str, Tensor] = self.objective(part, step)
-                total = torch.stack([loss.float() for loss in losses.values()]).sum() / len(parts)
-                self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-            for name, loss in losses.items():
-                terms[name] = terms.get(name, 0.0) + loss.detach().float() / len(parts)
-        means = self.process.mean(terms)
-        broken = sorted(name for name, value in means.items() if not math.isfinite(value))
-        if broken:
-            raise TrainingError(
-                f"At step {step} the loss is not finite ({', '.join(broken)}). The last checkpoint is intact: lower "
-                "optimizer.learning_rate, or use a new run_dir with other options."
-            )
-        if config.optimizer.gradient_clip:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.student.parameters(), config.optimizer.gradient_clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        update_teacher(self.teacher, self.student, teacher_decay(config.teacher, step))
+        losses = self.take_step(data, self.step)
         self.step += 1
-        return {
-            "step": self.step,
-            "lr": rate,
-            "loss": sum(means.values()),
-            **means,
-            "seconds": round(time.perf_counter() - started, 3),
-        }
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        kind = self.process.device.type
-        amp = self.config.runtime.amp
-        return torch.autocast(kind, _AMP.get(amp), enabled=amp != "off")
+        return {"step": self.step, **losses, "seconds": round(time.perf_counter() - started, 3)}
 
     def _validate(self) -> dict[str, float]:
         self.teacher.eval()
@@ -296,10 +242,7 @@ class _Run:
         if self.process.leads:
             state = {
                 "config_sha256": self.config.sha256(),
-                "student": self.student.state_dict(),
-                "teacher": self.teacher.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
+                **self.take_step.state(),
                 "rng": rng,
                 "step": self.step,
                 "best_psnr": self.best_psnr,
@@ -322,10 +265,7 @@ class _Run:
             raise TrainingError(
                 f"{self.folder} holds a run with another config. Choose another run_dir or remove it."
             )
-        self.student.load_state_dict(state["student"])
-        self.teacher.load_state_dict(state["teacher"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.take_step.restore(state)
         if len(state["rng"]) == self.process.world:
             _set_random_state(state["rng"][self.process.rank], self.process.device)
         if self.bank is not None:
@@ -351,6 +291,12 @@ def _whole(image: Tensor) -> View:
 
 
 def _check(config: TrainConfig, process: Process) -> None:
+    run = Path(config.run_dir).resolve()
+    for folder in _data_folders(config):
+        if run.is_relative_to(Path(folder).resolve()):
+            raise TrainingError(
+                f"run_dir {config.run_dir} lies inside the data folder {folder}, which stays as it is. Choose another."
+            )
     parts = {phase.part for phase in config.phases}
     if parts != {"all"} and (config.spandrel or not config.network.thumbnail):
         raise TrainingError(
@@ -374,6 +320,13 @@ def _check(config: TrainConfig, process: Process) -> None:
         raise TrainingError("official_compat needs optimizer.schedule released and optimizer.epoch_steps.")
 
 
+def _data_folders(config: TrainConfig) -> Iterator[str]:
+    for source in config.data.sources:
+        yield from (source.low, source.high)
+    yield from (unpaired.folder for unpaired in config.data.unpaired)
+    yield from (folder for folder in (config.data.val_low, config.data.val_high) if folder)
+
+
 def _encoder(config: TrainConfig, process: Process) -> SemanticEncoder | None:
     """The encoder of the semantic losses, if a phase uses one."""
     contrasts = config.consistency.weight and config.consistency.contrastive
@@ -392,19 +345,6 @@ def _checkpoint_blocks(student: nn.Module) -> None:
     if not isinstance(student, SemiLLIE):
         raise TrainingError("runtime.checkpoint_blocks works with Semi-LLIE networks only.")
     student.checkpoint_blocks = True
-
-
-def _split(data: StepData, count: int) -> list[StepData]:
-    """A step's batches in equal parts."""
-    if count == 1:
-        return [data]
-
-    def parts(batch: Any) -> list[Any]:
-        columns = {f.name: getattr(batch, f.name).chunk(count) for f in dataclasses.fields(batch)}
-        return [type(batch)(**{name: c[i] for name, c in columns.items()}) for i in range(count)]
-
-    unpaired = parts(data.unpaired) if data.unpaired is not None else [None] * count
-    return [StepData(p, u) for p, u in zip(parts(data.paired), unpaired, strict=True)]
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
