@@ -129,15 +129,13 @@ class SemiLLIE(nn.Module):
 
         r = self.config.downscale
         stacked = torch.cat([shifted, shown], dim=1)
-        pad_bottom, pad_right = -height % r, -width % r
-        if pad_bottom or pad_right:
-            stacked = F.pad(stacked, (0, pad_right, 0, pad_bottom), mode="replicate")
-        folded = F.pixel_unshuffle(stacked, r) if r > 1 else stacked
-        x0 = self.conv_first(folded.contiguous(memory_format=torch.channels_last))
+        if r > 1:
+            # ONNX has the remainder of positive numbers in common with Python, not that of negative ones.
+            to_whole_cells = (0, (r - width % r) % r, 0, (r - height % r) % r)
+            stacked = F.pixel_unshuffle(F.pad(stacked, to_whole_cells, mode="replicate"), r)
+        x0 = self.conv_first(stacked.contiguous(memory_format=torch.channels_last))
         if frame_illumination is not None and region is not None:
-            grown = region.new_tensor([1.0, 1.0, (height + pad_bottom) / height, (width + pad_right) / width])
-            size = (x0.shape[2], x0.shape[3])
-            x0 = x0 + sample_region(frame_illumination.features, region * grown, size)
+            x0 = x0 + sample_region(frame_illumination.features, region, (height, width), stride=r)
 
         tokens = self.patch_embed(to_tokens(x0))
         for layer in self.layers:

@@ -48,7 +48,10 @@ class ThumbnailEstimator(nn.Module):
         nn.init.constant_(self.global_gain.bias, INITIAL_LOG_GAIN)
 
     def forward(self, frame: Tensor) -> FrameIllumination:
-        thumbnail = make_thumbnail(frame, self.long_side)
+        return self.from_thumbnail(make_thumbnail(frame, self.long_side))
+
+    def from_thumbnail(self, thumbnail: Tensor) -> FrameIllumination:
+        """Estimate from what :func:`make_thumbnail` made of the frame, ``(B, 3, h, w)``."""
         # Dark photos differ in their lowest code values, which the square root spreads out.
         spread = thumbnail.clamp(min=0).add(1e-4).sqrt()
         seen = to_tokens(torch.cat([thumbnail, thumbnail.mean(1, keepdim=True), spread], dim=1))
@@ -72,31 +75,32 @@ def full_frame(image: Tensor) -> Tensor:
     return image.new_tensor([[0.0, 0.0, 1.0, 1.0]]).expand(image.shape[0], 4)
 
 
-def sample_region(grid: Tensor, region: Tensor, size: tuple[int, int]) -> Tensor:
-    """Read a region of a frame's low-resolution map at pixel centres, bilinearly.
+def sample_region(grid: Tensor, region: Tensor, size: tuple[int, int], stride: int = 1) -> Tensor:
+    """Read a region of a frame's low-resolution map at the centres of its pixels, bilinearly.
 
     Args:
         grid: ``(B, C, h, w)`` covering the frame.
         region: ``(B, 4)`` as top, left, height, width in fractions of the frame.
         size: Pixels of the region, ``(H, W)``.
+        stride: Edge of square cells of pixels; a cell is read once, at its centre. The last ones may reach beyond the
+            region.
 
     Returns:
-        ``(B, C, H, W)``.
+        ``(B, C, ceil(H / stride), ceil(W / stride))``.
     """
     # Half precision cannot tell the pixels of a photo apart by their coordinates.
     dtype = torch.promote_types(grid.dtype, torch.float32)
 
-    def centres(start: Tensor, extent: Tensor, count: int) -> Tensor:
-        steps = (torch.arange(count, device=grid.device, dtype=dtype) + 0.5) / count
+    def centres(start: Tensor, extent: Tensor, pixels: int) -> Tensor:
+        cells = torch.arange((pixels + stride - 1) // stride, device=grid.device, dtype=dtype)
+        steps = (cells + 0.5) * stride / pixels
         return 2 * (start[:, None] + extent[:, None] * steps) - 1
 
     region = region.to(dtype)
     rows = centres(region[:, 0], region[:, 2], size[0])
     columns = centres(region[:, 1], region[:, 3], size[1])
-    batch = grid.shape[0]
-    points = torch.stack(
-        [columns[:, None, :].expand(batch, *size), rows[:, :, None].expand(batch, *size)], dim=-1
-    )
+    shape = (grid.shape[0], rows.shape[1], columns.shape[1])
+    points = torch.stack([columns[:, None, :].expand(shape), rows[:, :, None].expand(shape)], dim=-1)
     sampled = F.grid_sample(
         grid.to(dtype), points, mode="bilinear", padding_mode="border", align_corners=False
     )
@@ -113,4 +117,4 @@ def brighten(image: Tensor, log_gain: Tensor) -> Tensor:
         log_gain: Same shape.
     """
     # The upper bound keeps the derivative with respect to g finite at pure white.
-    return -torch.expm1(torch.exp(log_gain) * torch.log1p(-image.clamp(0, 1 - 2**-10)))
+    return -torch.expm1(torch.exp(log_gain) * torch.log1p(-image.clamp(0.0, 1 - 2**-10)))
