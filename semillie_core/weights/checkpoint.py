@@ -2,8 +2,8 @@
 
 Two formats are read. Ours is safetensors with string metadata (:data:`FORMAT`, the network's config, provenance).
 The released code's is a ``torch.save`` dictionary ``{"arch", "epoch", "state_dict", "optimizer_dict"}`` whose keys
-carry a ``module.`` prefix; it, and bare state dictionaries, are read with ``weights_only=True``, so no file can
-run code.
+carry a ``module.`` prefix; it, bare state dictionaries and this project's training states are read with
+``weights_only=True``, so no file can run code.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -27,6 +28,10 @@ from .descriptor import SemiLLIEModel
 
 FORMAT = "semi-llie/1"
 _OPTIONAL_PREFIX = "get_gradient."
+_WRAPPER_PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")
+"""Of ``DataParallel`` and of ``torch.compile``."""
+_PARTS = ("state_dict", "teacher", "student")
+"""Where a ``torch.save`` dictionary may hold weights: the released code's entry, then those of a training state."""
 _BLOCK_KEY = re.compile(r"layers\.(\d+)\.residual_group\.blocks\.(\d+)\.")
 _EXPECTED = (
     "Expected a Semi-LLIE checkpoint: a .safetensors file of this project, or a .pth file saved by the released "
@@ -38,13 +43,25 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be used; the message names the file, what is wrong and what was expected."""
 
 
-def load_model(name_or_path: str | Path) -> SemiLLIEModel:
+class Content(NamedTuple):
+    """What a file holds."""
+
+    tensors: dict[str, Tensor]
+    """The weights, as the file names them."""
+    metadata: dict[str, str]
+    """What it says about them."""
+    left_out: tuple[str, ...]
+    """Entries that are not these weights, such as the optimiser's state."""
+
+
+def load_model(name_or_path: str | Path, *, part: str | None = None) -> SemiLLIEModel:
     """Load a bundled model by name or any Semi-LLIE checkpoint by path.
 
     The architecture is inferred from the tensors; metadata adds what shapes cannot tell.
 
     Args:
         name_or_path: A name from :func:`bundled_models`, or a file.
+        part: Which weights of a training state: ``"teacher"`` (the default) or ``"student"``.
 
     Returns:
         The descriptor, on the CPU in float32, in evaluation mode with frozen parameters.
@@ -52,9 +69,18 @@ def load_model(name_or_path: str | Path) -> SemiLLIEModel:
     Raises:
         CheckpointError: There is no such model or file, or it is truncated, foreign or of an unknown kind.
     """
-    path = _resolve(name_or_path)
-    state, metadata = _read(path)
-    state = _normalise_keys(state, path)
+    path = resolve(name_or_path)
+    return build_model(path, read(path, part))
+
+
+def build_model(path: Path, content: Content) -> SemiLLIEModel:
+    """The descriptor of what :func:`read` found in a file.
+
+    Raises:
+        CheckpointError: These are not the weights of a Semi-LLIE network.
+    """
+    metadata = content.metadata
+    state = _normalise_keys(content.tensors, path)
     config = _infer_config(state, metadata, path)
     network = SemiLLIE(config)
     expected = network.state_dict()
@@ -106,7 +132,12 @@ def save_model(path: str | Path, network: SemiLLIE, metadata: Mapping[str, str] 
         file.write(payload)
 
 
-def _resolve(name_or_path: str | Path) -> Path:
+def resolve(name_or_path: str | Path) -> Path:
+    """The file of a bundled model, or the file itself.
+
+    Raises:
+        CheckpointError: There is none.
+    """
     bundled = bundled_models()
     if isinstance(name_or_path, str) and name_or_path in bundled:
         return bundled[name_or_path]
@@ -119,29 +150,40 @@ def _resolve(name_or_path: str | Path) -> Path:
     return path
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read(path: Path, part: str | None = None) -> Content:
+    """Read a checkpoint of any kind without running code.
+
+    Args:
+        path: The file.
+        part: As for :func:`load_model`.
+
+    Raises:
+        CheckpointError: The file is truncated, foreign, or lacks that part.
+    """
     with path.open("rb") as file:
         head = file.read(16)
     if len(head) < 16:
         raise CheckpointError(f"{path} is empty or truncated ({len(head)} bytes). {_EXPECTED}")
     if head[8:9] == b"{" and head[:2] != b"PK":
+        if part is not None:
+            raise CheckpointError(f"{path} holds one network only: leave {part!r} out.")
         return _read_safetensors(path)
     if head[:2] == b"PK" or head[:1] == b"\x80":
-        return _read_torch(path)
+        return _read_torch(path, part)
     raise CheckpointError(f"{path} is neither a safetensors nor a PyTorch file. {_EXPECTED}")
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_safetensors(path: Path) -> Content:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is truncated or damaged: {error}. {_EXPECTED}") from error
-    return tensors, metadata
+    return Content(tensors, metadata, ())
 
 
-def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_torch(path: Path, part: str | None) -> Content:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -152,21 +194,31 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} is truncated or damaged: {error}. {_EXPECTED}") from error
     metadata = {"format": "released Semi-LLIE code"}
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        if "epoch" in content:
-            metadata["epoch"] = str(content["epoch"])
-        content = content["state_dict"]
+    left_out: tuple[str, ...] = ()
+    parts = [p for p in _PARTS if isinstance(content, Mapping) and isinstance(content.get(p), Mapping)]
+    if part is not None and part not in parts:
+        held = ", ".join(parts) or "a bare network"
+        raise CheckpointError(f"{path} holds no {part!r}, but {held}.")
+    if parts:
+        chosen = part or parts[0]
+        if chosen != "state_dict":
+            metadata["format"] = f"{chosen} of a training state"
+        for key, name in (("epoch", "epoch"), ("step", "step"), ("config_sha256", "training_config_sha256")):
+            if isinstance(content.get(key), int | str):
+                metadata[name] = str(content[key])
+        left_out = tuple(str(key) for key in content if key != chosen)
+        content = content[chosen]
     if (
         not isinstance(content, Mapping)
         or not content
         or not all(isinstance(v, Tensor) for v in content.values())
     ):
         raise CheckpointError(f"{path} holds no state dictionary. {_EXPECTED}")
-    return dict(content), metadata
+    return Content(dict(content), metadata, left_out)
 
 
 def _normalise_keys(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = {_WRAPPER_PREFIXES.sub("", key, count=1): value for key, value in state.items()}
     if "conv_first.weight" not in state or not any(_BLOCK_KEY.match(key) for key in state):
         sample = ", ".join(list(state)[:3])
         raise CheckpointError(f"{path} belongs to another network (it holds {sample}, ...). {_EXPECTED}")
