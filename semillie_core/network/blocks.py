@@ -7,6 +7,7 @@ the same memory where layer norms, linear layers and the scan do.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,44 @@ def to_image(x: Tensor) -> Tensor:
 def convolve(conv: nn.Module, x: Tensor) -> Tensor:
     """Apply a spatial convolution to ``(B, H, W, C)``."""
     return to_tokens(conv(to_image(x)))
+
+
+BAND_PIXELS = 4096
+"""Size of a band in :func:`in_bands`: a map of it is about 2 MiB. Larger ones are slower where that matters."""
+
+
+def in_bands(function: Callable[..., Tensor], *maps: Tensor, halo: int = 0) -> Tensor:
+    """Apply a function of feature maps to bands of rows, one after the other.
+
+    What happens inside a band stays in the processor's cache, in buffers that the allocator can recycle; whole maps of
+    a photo are fetched from memory at every step, and handed back to the system after it. Only for inference on a CPU;
+    elsewhere the function sees the whole maps.
+
+    Args:
+        function: From ``(B, h, W, C_i)`` maps to ``(B, h, W, C)``, for any h.
+        maps: ``(B, H, W, C_i)``.
+        halo: Rows above and below that a row of the result depends on.
+    """
+    batch, height, width = maps[0].shape[:3]
+    rows = max(BAND_PIXELS // width, 4 * halo, 1)
+    if (
+        torch.compiler.is_compiling()
+        or torch.is_grad_enabled()
+        or maps[0].device.type != "cpu"
+        or batch * height <= rows
+    ):
+        return function(*maps)
+    result: Tensor | None = None
+    for image in range(batch):
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            first, last = max(top - halo, 0), min(bottom + halo, height)
+            band = function(*(m[image : image + 1, first:last] for m in maps))
+            if result is None:
+                result = band.new_empty(batch, height, width, band.shape[3])
+            result[image, top:bottom] = band[0, top - first : bottom - first]
+    assert result is not None  # there is a row  # noqa: S101
+    return result
 
 
 class PointwiseConv(nn.Conv2d):
@@ -104,19 +143,31 @@ class SelectiveScan2d(nn.Module):
         nn.init.trunc_normal_(self.out_proj.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Halves of a weight instead of halves of its product: a split or joined feature map costs a copy each way.
-        narrow_in, gate_in = self.in_proj.weight.chunk(2)
-        narrow = convolve(self.conv2d, F.linear(x, narrow_in))
+        y = selective_scan_2d(
+            in_bands(self._mix, x, halo=3),
+            self.x_proj_weight,
+            self.dt_projs_weight,
+            self.dt_projs_bias,
+            self.A_logs,
+            self.Ds,
+        )
+        return in_bands(self._gate, x, y)
+
+    # Halves of a weight instead of halves of its product: a split or joined feature map costs a copy each way.
+
+    def _mix(self, x: Tensor) -> Tensor:
+        """What the scan sees."""
+        narrow = convolve(self.conv2d, F.linear(x, self.in_proj.weight.chunk(2)[0]))
         v = F.silu(narrow)
         if self.multi_scale:
-            mix = self.point_wise_conv
-            of_narrow, of_wide = mix.weight.flatten(1).chunk(2, dim=1)
+            of_narrow, of_wide = self.point_wise_conv.weight.flatten(1).chunk(2, dim=1)
             wide = F.silu(convolve(self.conv2d_55, narrow))
-            v = F.linear(v, of_narrow, mix.bias) + F.linear(wide, of_wide)
-        y = selective_scan_2d(
-            v, self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds
-        )
-        z = F.linear(x, gate_in)
+            v = F.linear(v, of_narrow, self.point_wise_conv.bias) + F.linear(wide, of_wide)
+        return v
+
+    def _gate(self, x: Tensor, y: Tensor) -> Tensor:
+        """What becomes of the scan's output."""
+        z = F.linear(x, self.in_proj.weight.chunk(2)[1])
         gated: Tensor = self.out_proj(self.out_norm(y) * F.silu(z))
         return gated
 

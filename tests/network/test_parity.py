@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import conv2d
 
-from semillie_core.network import COMPACT, GUIDED, PAPER, SINGLE_SCALE, SemiLLIE
+from semillie_core.network import COMPACT, GUIDED, PAPER, SINGLE_SCALE, SemiLLIE, blocks
 from semillie_core.network.depthwise import DepthwiseConv, _DepthwiseInStrips
 
 VARIANTS = {"paper": PAPER, "guided": GUIDED, "single-scale": SINGLE_SCALE, "compact": COMPACT}
@@ -54,6 +54,24 @@ def test_inference_equals_the_plain_composition(plain_forward, variant, size):
         ours, plain = network(image.double()), plain_forward(network, image.double())
     torch.testing.assert_close(ours.image, plain.image, atol=1e-12, rtol=0)
     torch.testing.assert_close(ours.illumination, plain.illumination, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(1, 37, 51), (2, 26, 5), (1, 53, 1)], ids=str)
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_inference_in_bands_equals_the_plain_composition(plain_forward, variant, size, monkeypatch):
+    network = network_with_every_weight(variant).eval().double()
+    batch, height, width = size
+    image = torch.rand(batch, 3, height, width, dtype=torch.float64)
+    heights = []
+    mix = blocks.SelectiveScan2d._mix
+    monkeypatch.setattr(blocks, "BAND_PIXELS", 16)
+    monkeypatch.setattr(
+        blocks.SelectiveScan2d, "_mix", lambda self, x: heights.append(x.shape[1]) or mix(self, x)
+    )
+    with torch.no_grad():
+        ours, plain = network(image), plain_forward(network, image)
+    assert height not in heights
+    torch.testing.assert_close(ours.image, plain.image, atol=1e-12, rtol=0)
 
 
 def gradients(forward, network: SemiLLIE, image: torch.Tensor) -> dict[str, torch.Tensor]:
