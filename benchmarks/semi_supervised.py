@@ -1,0 +1,185 @@
+"""What unpaired photos and the two semantic losses give: supervised against semi-supervised training, paired by seed.
+
+The compact network learns from a fraction of LOL's training scenes for the same number of steps, supervised only, with
+the whole method, and with the whole method less one of its semantic losses. The unpaired photos are the dark halves of
+the pairs that the fraction leaves out, and dark photos from elsewhere. Scored is the teacher of the last step (nothing
+is selected) on LOL validation pairs and, as another domain, on SICE, of which no photo is in training.
+
+    python -m benchmarks.semi_supervised run --shared ../shared [--fractions 0.25 0.5 0.125] [--seeds 0 1 2]
+    python -m benchmarks.semi_supervised table
+
+``run`` appends every finished run to ``benchmarks/results/semi_supervised.jsonl`` and skips what is there, so it can be
+stopped and continued; an unfinished run resumes from its checkpoint. ``table`` prints means and spreads over seeds, and
+the gain over supervised training seed by seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import time
+from pathlib import Path
+
+from semillie_core.data import DataConfig, SourceConfig, UnpairedConfig, find_pairs
+from semillie_core.files import atomic_write
+from semillie_core.network import COMPACT
+from semillie_core.training import (
+    ConsistencyConfig,
+    LossConfig,
+    OptimizerConfig,
+    Phase,
+    RuntimeConfig,
+    TeacherConfig,
+    TrainConfig,
+    train,
+)
+from semillie_core.training.trainer import score_pairs
+from semillie_core.weights import load_model
+
+RESULTS = Path(__file__).parent / "results" / "semi_supervised.jsonl"
+ARMS = {
+    "supervised": {"unpaired": 0, "contrastive": 0.0, "perceptual": 0.0},
+    "full method": {"unpaired": 4, "contrastive": 0.5, "perceptual": 0.03},
+    "without contrastive": {"unpaired": 4, "contrastive": 0.0, "perceptual": 0.03},
+    "without perceptual": {"unpaired": 4, "contrastive": 0.5, "perceptual": 0.0},
+}
+STEPS = 1000
+DOMAINS = {"lol_val": "lol_val", "sice": "sice"}
+
+
+def config(arm: str, fraction: float, seed: int, shared: Path, runs: Path, threads: int) -> TrainConfig:
+    """The run of one cell of the table."""
+    options, data = ARMS[arm], shared / "data"
+    return TrainConfig(
+        run_dir=str(runs / f"{arm.replace(' ', '-')}-{fraction:g}-{seed}"),
+        data=DataConfig(
+            sources=(SourceConfig(str(data / "lol_train" / "low"), str(data / "lol_train" / "high")),),
+            unpaired=(UnpairedConfig(str(data / "dark_photos"), 0.5),),
+            pair_fraction=fraction,
+            unpaired_from_pairs=True,
+            frame_scale=0.6,
+        ),
+        network=dataclasses.replace(COMPACT, drop_path_rate=0.0),
+        phases=(Phase(STEPS, 4, 112, options["unpaired"]),),
+        loss=LossConfig(perceptual=options["perceptual"]),
+        consistency=ConsistencyConfig(weight=0.2, ramp_steps=400, contrastive=options["contrastive"]),
+        optimizer=OptimizerConfig(learning_rate=8e-4),
+        teacher=TeacherConfig(decay=0.995),
+        runtime=RuntimeConfig(threads=threads),
+        checkpoint_every=50,
+        seed=seed,
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train and score every cell that has no result yet, seeds outermost."""
+    done = {(r["arm"], r["fraction"], r["seed"]) for r in read()}
+    for seed in options.seeds:
+        for fraction in options.fractions:
+            for arm in options.arms:
+                if (arm, fraction, seed) in done:
+                    continue
+                cell = config(arm, fraction, seed, options.shared, options.runs, options.threads)
+                started = time.time()
+                result = train(cell)
+                if not result.finished:
+                    return
+                network = load_model(result.last).network
+                scores = {}
+                for domain, folder in DOMAINS.items():
+                    pairs = find_pairs(*(options.shared / "data" / folder / side for side in ("low", "high")))
+                    columns = zip(*score_pairs(network, pairs), strict=True)
+                    scores[domain] = dict(
+                        zip(("psnr", "ssim", "psnr_gt_mean"), map(statistics.mean, columns), strict=True)
+                    )
+                record = {
+                    "arm": arm,
+                    "fraction": fraction,
+                    "seed": seed,
+                    "steps": STEPS,
+                    "config_sha256": cell.sha256(),
+                    "minutes": round((time.time() - started) / 60, 1),
+                    "scores": scores,
+                }
+                append(record)
+                print(json.dumps(record), flush=True)
+
+
+def read() -> list[dict]:
+    """All results so far."""
+    if not RESULTS.is_file():
+        return []
+    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+
+
+def append(record: dict) -> None:
+    """Add a result to the file, which is replaced as a whole."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    lines = [json.dumps(r) for r in [*read(), record]]
+    with atomic_write(RESULTS) as file:
+        file.write(("\n".join(lines) + "\n").encode())
+
+
+def table() -> str:
+    """Means over seeds (standard deviation), and the gain over supervised training of the same seed."""
+    records = read()
+    lines = [
+        "| scenes used | training | seeds | "
+        + " | ".join(f"{d} PSNR | gain, dB | {d} SSIM" for d in DOMAINS)
+        + " |",
+        "|---|---|---|" + "---|---|---|" * len(DOMAINS),
+    ]
+    for fraction in sorted({r["fraction"] for r in records}, reverse=True):
+        of = {(r["arm"], r["seed"]): r["scores"] for r in records if r["fraction"] == fraction}
+        for arm in ARMS:
+            seeds = sorted(seed for name, seed in of if name == arm)
+            if not seeds:
+                continue
+            cells = []
+            for domain in DOMAINS:
+                rows = [of[arm, seed][domain] for seed in seeds]
+                base = [seed for seed in seeds if ("supervised", seed) in of]
+                gains = [of[arm, s][domain]["psnr"] - of["supervised", s][domain]["psnr"] for s in base]
+                gain = "" if arm == "supervised" or not gains else spread(gains, "+.2f")
+                cells += [
+                    spread([row["psnr"] for row in rows], ".2f"),
+                    gain,
+                    spread([row["ssim"] for row in rows], ".4f"),
+                ]
+            lines.append(f"| {fraction:g} | {arm} | {len(seeds)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float], form: str) -> str:
+    """Mean and, of several values, their standard deviation."""
+    mean = format(statistics.mean(values), form)
+    return f"{mean} ± {statistics.stdev(values):{form.strip('+')}}" if len(values) > 1 else mean
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, dest="command")
+    runner = commands.add_parser("run", help="train and score what is missing")
+    runner.add_argument(
+        "--shared", type=Path, required=True, help="folder that holds data/lol_train and so on"
+    )
+    runner.add_argument("--runs", type=Path, default=Path("runs/semi_supervised"), help="where runs are kept")
+    runner.add_argument("--fractions", type=float, nargs="+", default=[0.25, 0.5, 0.125])
+    runner.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    runner.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=list(ARMS))
+    runner.add_argument("--threads", type=int, default=1)
+    commands.add_parser("table", help="print the table")
+    options = parser.parse_args()
+    if options.command == "run":
+        run(options)
+    else:
+        print(table())
+
+
+if __name__ == "__main__":
+    main()
