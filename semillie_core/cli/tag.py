@@ -24,6 +24,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="list what is in photos (Recognize Anything, or the bundled ImageNet network)",
         description="Print one line per photo: its path, a tab, its tags.",
     )
+    add_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print a JSON list with scores instead")
+    parser.set_defaults(run=run)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that :func:`load_tagger` reads, and those that name photos."""
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="files or folders")
     parser.add_argument("-r", "--recursive", action="store_true", help="look into the folders inside folders")
     parser.add_argument(
@@ -91,25 +98,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--underscores", action="store_true", help="write _ for the blanks inside tags")
     parser.add_argument("--prefix", default="", metavar="TEXT", help="before the tags, if there are any")
     parser.add_argument("--suffix", default="", metavar="TEXT", help="after the tags, if there are any")
-    parser.add_argument("--json", action="store_true", help="print a JSON list with scores instead")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Tag the photos, one after another."""
-    from ..image_io import PhotoError, load_vips, read_photo
+    from ..image_io import PhotoError, read_photo
     from ..ram import tag_images
-    from ..weights import DownloadError
 
-    photos, failures = _photos(args.photos, args.recursive)
-    try:
-        load_vips()
-        options, model = _options(args), _model(args)
-        tag_images(model, [], options)  # do the options suit the model?
-    except (ValueError, DownloadError) as error:
-        raise UsageError(str(error)) from error
-    if not model.is_ram:
-        print(f"using {model.architecture}; for RAM see --model", file=sys.stderr)
+    photos, failures = find_photos(args.photos, args.recursive)
+    model, options = load_tagger(args)
 
     listing = []
     for path in photos:
@@ -129,8 +126,29 @@ def run(args: argparse.Namespace) -> int:
     return int(bool(failures))
 
 
-def _photos(arguments: list[str], recursive: bool) -> tuple[list[Path], list[str]]:
-    """Files as named; of a folder, those that end like photos, sorted."""
+def load_tagger(args: argparse.Namespace) -> tuple[SemanticModel, TagOptions]:
+    """The model that the arguments name and what it is to report; says so where the model is not RAM.
+
+    Raises:
+        UsageError: pyvips is missing, an option is out of range or does not suit the model, or there is no such model.
+    """
+    from ..image_io import load_vips
+    from ..ram import tag_images
+    from ..weights import DownloadError
+
+    try:
+        load_vips()
+        options, model = _options(args), _model(args)
+        tag_images(model, [], options)  # do the options suit the model?
+    except (ValueError, DownloadError) as error:
+        raise UsageError(str(error)) from error
+    if not model.is_ram:
+        print(f"using {model.architecture}; for RAM see --model", file=sys.stderr)
+    return model, options
+
+
+def find_photos(arguments: list[str], recursive: bool) -> tuple[list[Path], list[str]]:
+    """Files as named; of a folder, those that end like photos, sorted. And a message for each empty folder."""
     from ..image_io import PHOTO_SUFFIXES
 
     photos: list[Path] = []

@@ -17,6 +17,7 @@ from .download import download_ram
 from .encoders import EfficientNetLite0Encoder, RAMEncoder, SemanticEncoder, SemanticFeatures
 from .loading import RAMFileError, find_ram_files, load_ram
 from .model import RAM
+from .tag_file import TagFileError, TagFileResult, tag_into_file, write_tag_csv
 from .tagging import DriftReport, Tag, TagChange, TagOptions, TagResult, semantic_drift, tag_images
 from .vocabulary import Vocabulary, imagenet_vocabulary, ram_vocabulary
 
@@ -34,6 +35,8 @@ __all__ = [
     "SemanticModel",
     "Tag",
     "TagChange",
+    "TagFileError",
+    "TagFileResult",
     "TagOptions",
     "TagResult",
     "Vocabulary",
@@ -46,4 +49,6 @@ __all__ = [
     "recommended_dtype",
     "semantic_drift",
     "tag_images",
+    "tag_into_file",
+    "write_tag_csv",
 ]
