@@ -1,0 +1,194 @@
+"""Ways to compute a step: each learns what the plain way does; and steps that must not be taken."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import shutil
+
+import pytest
+import torch
+
+from semillie_core.data import TrainingData
+from semillie_core.data.sampling import StepData
+from semillie_core.network import SemiLLIE
+from semillie_core.ram import load_efficientnet_lite0
+from semillie_core.training import Objective, Phase, TrainingError, run_steps, train, whole_frames
+from semillie_core.training.mean_teacher import make_teacher
+
+replace = dataclasses.replace
+
+
+@pytest.fixture
+def plain(config):
+    """All terms from the start; a crop that SSIM windows fit in."""
+    return replace(
+        config,
+        phases=(Phase(4, 4, 32, 4),),
+        loss=replace(config.loss, colour=0.1),
+        consistency=replace(config.consistency, ramp_steps=0),
+    )
+
+
+@pytest.fixture
+def learn(plain):
+    """``learn(config) -> (records, student)`` after the same two steps from the same weights."""
+    data = TrainingData(plain.data, 0, plain.network.thumbnail)
+    batches = [StepData(data.paired(step, 4, 32), data.unpaired(step, 4, 32)) for step in range(2)]
+    torch.manual_seed(3)
+    initial = SemiLLIE(plain.network)
+    torch.nn.init.normal_(initial.conv_last.weight, std=0.02)  # zero at first, which hides the body
+    encoder = load_efficientnet_lite0().encoder
+
+    def run(config):
+        student = copy.deepcopy(initial)
+        student.checkpoint_blocks = config.runtime.checkpoint_blocks
+        records = run_steps(config, student, make_teacher(student), batches, encoder=encoder)
+        return records, student
+
+    return run
+
+
+def runtime(config, **changes):
+    return replace(config, runtime=replace(config.runtime, **changes))
+
+
+def largest_difference(one, other):
+    weights = other.state_dict()
+    return max(float((value - weights[name]).abs().max()) for name, value in one.state_dict().items())
+
+
+def assert_same_losses(actual, expected, rel):
+    for one, other in zip(actual, expected, strict=True):
+        assert one.keys() == other.keys()
+        assert one == pytest.approx(other, rel=rel)
+
+
+def test_a_batch_in_parts_is_the_batch(plain, learn):
+    records, student = learn(plain)
+    for parts in (2, 4):
+        others, other = learn(replace(plain, optimizer=replace(plain.optimizer, accumulate=parts)))
+        assert_same_losses(others, records, rel=1e-5)
+        # AdamW's first steps go by the sign of the gradient, which rounding turns where it is nearly nothing.
+        assert largest_difference(student, other) < plain.optimizer.learning_rate / 20
+
+
+def test_recomputed_blocks_change_nothing(plain, learn):
+    records, student = learn(plain)
+    calls = []
+    original = torch.utils.checkpoint.checkpoint
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "semillie_core.network.semi_llie.checkpoint",
+            lambda *inputs, **options: calls.append(1) or original(*inputs, **options),
+        )
+        others, other = learn(runtime(plain, checkpoint_blocks=True))
+    # Once per group, for pairs and for unpaired photos, in two steps.
+    assert len(calls) == 2 * 2 * len(plain.network.depths)
+    assert_same_losses(others, records, rel=1e-6)
+    assert largest_difference(student, other) < 1e-6
+
+
+def test_bf16_keeps_losses_and_weights_in_full_precision(plain, learn):
+    records, _ = learn(plain)
+    others, other = learn(runtime(plain, amp="bf16"))
+    assert others != records
+    # The network rounds to 8 bits; SSIM computed in bf16 is off by a fifth.
+    assert_same_losses(others, records, rel=0.05)
+    assert {value.dtype for value in other.state_dict().values()} == {torch.float32}
+
+
+def test_pixel_losses_do_not_see_autocast(plain):
+    class Same(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            return x * self.scale
+
+    high = torch.nn.functional.interpolate(torch.rand(2, 3, 8, 8), (48, 48), mode="bilinear")
+    step = whole_frames(high + 0.01 * torch.randn_like(high), high)
+    objective = Objective(Same(), Same(), None, replace(plain, loss=replace(plain.loss, perceptual=0.0)))
+    exact = objective(step, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = objective(step, 0)
+    assert {name: term.item() for name, term in mixed.items()} == {n: t.item() for n, t in exact.items()}
+
+
+def test_a_captured_student_keeps_its_class_and_learns_the_same(plain, learn, monkeypatch):
+    # Capture is what can go wrong with this network; generating code for it takes minutes.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    records, student = learn(plain)
+    others, other = learn(runtime(plain, compile=True))
+    assert type(other) is SemiLLIE
+    assert other._compiled_call_impl is not None
+    assert other.state_dict().keys() == student.state_dict().keys()
+    assert_same_losses(others, records, rel=1e-6)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
+def test_a_compiled_network_learns_the_same(plain):
+    high = torch.rand(2, 3, 16, 16)
+    pixels = replace(plain.loss, perceptual=0.0)
+    results = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        student = torch.nn.Conv2d(3, 3, 3, padding=1)
+        config = runtime(replace(plain, loss=pixels), compile=compiled)
+        results.append(run_steps(config, student, make_teacher(student), [whole_frames(high / 6, high)] * 2))
+    assert_same_losses(*results, rel=1e-5)
+
+
+class Spiteful(torch.autograd.Function):
+    """The identity, with a gradient that is not a number."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * torch.nan
+
+
+class Trap(torch.nn.Module):
+    """An image-to-image network that loses its gradient at its third step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 3, 1)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += self.training
+        y = self.conv(x)
+        return Spiteful.apply(y) if self.training and self.calls == 3 else y
+
+
+def test_a_broken_gradient_is_named_and_leaves_weights_and_checkpoint_alone(config, monkeypatch):
+    trap = Trap()
+    monkeypatch.setattr("semillie_core.training.trainer.build_student", lambda config: trap)
+    run = replace(
+        config,
+        phases=(Phase(6, 2, 32),),
+        checkpoint_every=1,
+        data=replace(config.data, val_low="", val_high=""),
+    )
+    with pytest.raises(
+        TrainingError, match=r"step 2 the gradient of conv\.\w+ is not finite.*checkpoint is intact"
+    ):
+        train(run)
+    state = torch.load(f"{config.run_dir}/state.pt", weights_only=True)
+    assert state["step"] == 2
+    for name, value in trap.state_dict().items():
+        assert torch.equal(state["student"][name], value)
+        assert torch.isfinite(value).all()
+
+
+@pytest.mark.parametrize("inside", ["low", "night/runs/mine", "validation/high/run"])
+def test_a_run_folder_inside_the_data_is_refused(config, photos, inside):
+    with pytest.raises(TrainingError, match="inside the data folder"):
+        train(replace(config, run_dir=str(photos / inside)))
+    assert not (photos / inside / "log.jsonl").exists()
