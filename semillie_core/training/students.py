@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..network import SemiLLIE
@@ -71,7 +72,12 @@ def _spandrel_network(path: str) -> nn.Module:
         raise TrainingError(f"{path} is no 1x image restoration network ({descriptor.architecture.name}).")
     if (descriptor.input_channels, descriptor.output_channels) != (3, 3):
         raise TrainingError(f"{path} does not map RGB to RGB.")
+    sizes = descriptor.size_requirements
+    if sizes.square:
+        raise TrainingError(f"{path} works on square images only ({descriptor.architecture.name}).")
     module: nn.Module = descriptor.model
+    # As an attribute, not a wrapper: the exported weights keep the names that spandrel knows.
+    module.input_sizes = (sizes.minimum, sizes.multiple_of)  # type: ignore[assignment]
     return module.float().requires_grad_(True).train()
 
 
@@ -91,10 +97,7 @@ def enhance_view(
         TrainingError: The module returns something else than images of the input's size.
     """
     if not isinstance(network, SemiLLIE):
-        image = network(view.image)
-        if not isinstance(image, Tensor) or image.shape != view.image.shape:
-            raise TrainingError(f"{type(network).__name__} does not return images of its input's size.")
-        return Enhanced(image, None, None)
+        return Enhanced(_enhance_padded(network, view.image), None, None)
     if not network.config.thumbnail:
         return Enhanced(network(view.image).image, None, None)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen_illumination):
@@ -107,6 +110,18 @@ def enhance_view(
         thumbnail = make_thumbnail(view.thumbnail, network.config.thumbnail)
         means = brighten(thumbnail, frame.log_gain).mean((1, 2, 3))
     return Enhanced(prediction.image, prediction.illumination, means)
+
+
+def _enhance_padded(network: nn.Module, image: Tensor) -> Tensor:
+    """Run a network that may be particular about sizes (``input_sizes``: the least edge, and what divides edges)."""
+    least, divisor = getattr(network, "input_sizes", (1, 1))
+    height, width = image.shape[2:]
+    down, right = (max(least, -(-edge // divisor) * divisor) - edge for edge in (height, width))
+    padded = F.pad(image, (0, right, 0, down), mode="replicate") if down or right else image
+    output = network(padded)
+    if not isinstance(output, Tensor) or output.shape != padded.shape:
+        raise TrainingError(f"{type(network).__name__} does not return images of its input's size.")
+    return output[:, :, :height, :width]
 
 
 @torch.no_grad()

@@ -59,7 +59,12 @@ class Result:
     """Whether all steps were run; False after an interrupt, which leaves a checkpoint."""
 
 
-def train(config: TrainConfig, *, on_step: Callable[[dict[str, Any]], None] | None = None) -> Result:
+def train(
+    config: TrainConfig,
+    *,
+    student: nn.Module | None = None,
+    on_step: Callable[[dict[str, Any]], None] | None = None,
+) -> Result:
     """Train a student, and the teacher that averages it, on pairs and unpaired dark photos.
 
     The run can be stopped at any moment; started again with the same config it continues from its last checkpoint,
@@ -68,6 +73,8 @@ def train(config: TrainConfig, *, on_step: Callable[[dict[str, Any]], None] | No
 
     Args:
         config: The run.
+        student: What to train, in place, instead of what the config names: any module from images ``(B, 3, H, W)`` in
+            [0, 1] to images of the same size.
         on_step: Called with every log record (step, loss terms, learning rate, seconds; validation scores when
             there are some), in the process that writes the files.
 
@@ -80,18 +87,18 @@ def train(config: TrainConfig, *, on_step: Callable[[dict[str, Any]], None] | No
         DataError: A folder or file of the data cannot be used.
     """
     with this_process(config.runtime.device) as process:
-        return _Run(config, process).train(on_step)
+        return _Run(config, process, student).train(on_step)
 
 
 class _Run:
-    def __init__(self, config: TrainConfig, process: Process) -> None:
-        _check(config, process)
+    def __init__(self, config: TrainConfig, process: Process, student: nn.Module | None) -> None:
+        _check(config, process, student)
         self.config, self.process = config, process
         self.folder = Path(config.run_dir)
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
         torch.manual_seed(config.seed)
-        student = build_student(config)
+        student = build_student(config) if student is None else student
         if config.runtime.checkpoint_blocks:
             _checkpoint_blocks(student)
         self.student = student.to(process.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -265,7 +272,12 @@ class _Run:
             raise TrainingError(
                 f"{self.folder} holds a run with another config. Choose another run_dir or remove it."
             )
-        self.take_step.restore(state)
+        try:
+            self.take_step.restore(state)
+        except (RuntimeError, ValueError) as error:
+            raise TrainingError(
+                f"{self.folder} holds a run of another student. Choose another run_dir or remove it. ({error})"
+            ) from error
         if len(state["rng"]) == self.process.world:
             _set_random_state(state["rng"][self.process.rank], self.process.device)
         if self.bank is not None:
@@ -290,7 +302,7 @@ def _whole(image: Tensor) -> View:
     return View(image, image, image.new_tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(image), 4))
 
 
-def _check(config: TrainConfig, process: Process) -> None:
+def _check(config: TrainConfig, process: Process, student: nn.Module | None) -> None:
     run = Path(config.run_dir).resolve()
     for folder in _data_folders(config):
         if run.is_relative_to(Path(folder).resolve()):
@@ -298,7 +310,9 @@ def _check(config: TrainConfig, process: Process) -> None:
                 f"run_dir {config.run_dir} lies inside the data folder {folder}, which stays as it is. Choose another."
             )
     parts = {phase.part for phase in config.phases}
-    if parts != {"all"} and (config.spandrel or not config.network.thumbnail):
+    network = student.config if isinstance(student, SemiLLIE) else config.network
+    foreign = config.spandrel or not isinstance(student, SemiLLIE | None)
+    if parts != {"all"} and (foreign or not network.thumbnail):
         raise TrainingError(
             "Only networks with a thumbnail can be trained in parts: set every phase's part to all."
         )
