@@ -82,7 +82,8 @@ def _losses(run: Path, records: list[dict[str, Any]]) -> list[str]:
         ("validation PSNR", ["val_psnr", "val_psnr_gt_mean"]),
         ("learning rate", ["lr"]),
     ):
-        points = {n: [(r["step"], r[n]) for r in records if n in r] for n in series}
+        # Of equal pictures PSNR is infinite, which no axis can show.
+        points = {n: [(r["step"], r[n]) for r in records if n in r and math.isfinite(r[n])] for n in series}
         points = {n: p for n, p in points.items() if p}
         if not points:
             continue
@@ -108,10 +109,10 @@ def _pictures(run: Path) -> list[str]:
 
 
 def curve(title: str, series: dict[str, list[tuple[int, float]]]) -> str:
-    """A line chart as SVG; long series are averaged down to a few hundred points."""
+    """A line chart of finite values as SVG; long series are averaged down to a few hundred points."""
     left, top, right, bottom = _MARGIN
     thinned = {name: _thin(points) for name, points in series.items()}
-    flat = [point for points in thinned.values() for point in points if math.isfinite(point[1])]
+    flat = [point for points in thinned.values() for point in points]
     first, final = min(x for x, _ in flat), max(x for x, _ in flat)
     low, high = min(y for _, y in flat), max(y for _, y in flat)
     width, height = _SIZE[0] - left - right, _SIZE[1] - top - bottom
@@ -129,9 +130,7 @@ def curve(title: str, series: dict[str, list[tuple[int, float]]]) -> str:
     for i, (name, points) in enumerate(thinned.items()):
         colour = _COLOURS[i % len(_COLOURS)]
         path = " ".join(
-            f"{left + (x - first) * x_scale:.1f},{top + height - (y - low) * y_scale:.1f}"
-            for x, y in points
-            if math.isfinite(y)
+            f"{left + (x - first) * x_scale:.1f},{top + height - (y - low) * y_scale:.1f}" for x, y in points
         )
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         parts.append(f'<text x="{left + 8}" y="{top + 12 + 13 * i}" fill="{colour}">{name}</text>')
