@@ -16,6 +16,7 @@ is named, 130 interrupted after writing a checkpoint.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -33,12 +34,10 @@ from semillie_core.weights import CheckpointError
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    if options.options:
-        print(describe(TrainConfig))
-        return 0
     try:
         config = read_config(options.config, options.preset, options.set)
-        result = train(config, on_step=Progress(config.steps, options.every))
+        with progress_display(config.steps, options.every) as display:
+            result = train(config, on_step=display)
     except (DataError, TrainingError, CheckpointError, ValueError, OSError, yaml.YAMLError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -76,7 +75,7 @@ def read_config(path: Path | None, preset_name: str | None, assignments: list[st
     return TrainConfig.from_dict(values)
 
 
-class Progress:
+class Lines:
     """Prints a line now and then, with the time that is left.
 
     Args:
@@ -88,13 +87,19 @@ class Progress:
         self.steps, self.every = steps, every
         self._first: tuple[int, float] | None = None
 
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
     def __call__(self, record: dict[str, Any]) -> None:
         now = time.monotonic()
         if self._first is None:
             self._first = (record["step"], now)
         if record["step"] % self.every and "val_psnr" not in record and record["step"] != self.steps:
             return
-        cells = [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in record.items()]
+        cells = _cells(record)
         done = record["step"] - self._first[0]
         if done:
             left = (now - self._first[1]) / done * (self.steps - record["step"])
@@ -102,11 +107,62 @@ class Progress:
         print("  ".join(cells), flush=True)
 
 
+class Bar:
+    """A bar with the time that is left and the latest loss; validation scores scroll by above it.
+
+    Args:
+        steps: Length of the run.
+
+    Raises:
+        ImportError: The package rich is not installed.
+    """
+
+    def __init__(self, steps: int) -> None:
+        from rich import progress
+
+        self._bar = progress.Progress(
+            progress.TextColumn("step"),
+            progress.MofNCompleteColumn(),
+            progress.BarColumn(),
+            progress.TextColumn("loss {task.fields[loss]}"),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
+        )
+        self._task = self._bar.add_task("training", total=steps, loss="")
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        # Not before: of several processes only the leading one gets records.
+        self._bar.start()
+        self._bar.update(self._task, completed=record["step"], loss=f"{record['loss']:.4g}")
+        if "val_psnr" in record:
+            self._bar.console.print("  ".join(_cells(record)), highlight=False)
+
+
+def progress_display(steps: int, every: int) -> Lines | Bar:
+    """A bar on a terminal where rich is installed, lines elsewhere."""
+    if sys.stdout.isatty():
+        with contextlib.suppress(ImportError):
+            return Bar(steps)
+    return Lines(steps, every)
+
+
+def _cells(record: dict[str, Any]) -> list[str]:
+    return [f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in record.items()]
+
+
 def _parser() -> argparse.ArgumentParser:
     presets = "\n".join(f"  {name}: {text}" for name, text in PRESETS.items())
     parser = argparse.ArgumentParser(
         prog="python -m training_scripts.train",
         description=f"{__doc__}\npresets:\n{presets}",
+        epilog=f"options of a run, for the file and --set, with their defaults:\n\n{describe(TrainConfig)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -124,7 +180,6 @@ def _parser() -> argparse.ArgumentParser:
         help="change one option, dotted for nested ones: --set loss.ssim=0.3 (the value is read as YAML)",
     )
     parser.add_argument("--every", type=int, default=20, help="steps between printed lines (default: 20)")
-    parser.add_argument("--options", action="store_true", help="list every option of a run, then stop")
     return parser
 
 

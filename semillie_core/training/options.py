@@ -1,6 +1,6 @@
 """What every option of a run means, read from where it is written: the docstring below each field.
 
-One description per option feeds the command's ``--options``, the page ``docs/training_options.md`` and the tooltips of
+One description per option feeds the command's ``--help``, the page ``docs/training_options.md`` and the tooltips of
 nodes.
 """
 
