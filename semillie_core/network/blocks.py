@@ -52,13 +52,11 @@ def in_bands(function: Callable[..., Tensor], *maps: Tensor, halo: int = 0) -> T
         halo: Rows above and below that a row of the result depends on.
     """
     batch, height, width = maps[0].shape[:3]
+    # A tracer must not meet a choice that depends on the sizes.
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or maps[0].device.type != "cpu":
+        return function(*maps)
     rows = max(BAND_PIXELS // width, 4 * halo, 1)
-    if (
-        torch.compiler.is_compiling()
-        or torch.is_grad_enabled()
-        or maps[0].device.type != "cpu"
-        or batch * height <= rows
-    ):
+    if batch * height <= rows:
         return function(*maps)
     result: Tensor | None = None
     for image in range(batch):
