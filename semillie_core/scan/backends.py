@@ -1,26 +1,34 @@
 """Which implementation of the scan runs, and why.
 
-A backend is a module that offers one or both of two functions in the *kernel form* below; everything around them
-(argument checks, dtype policy, the choice of backend) lives in :mod:`.functional` and here.
+A backend is a module that offers one or both of two *forms*, ``scan`` and ``scan_2d``; everything around them
+(argument checks, dtype policy, the choice of backend, autograd) lives in :mod:`.functional`, :mod:`.operators` and
+here. All tensors are contiguous, on one device, in float32 or float64, and autograd does not see what happens inside.
+For a form ``F`` the module has three functions:
 
-Kernel form, all tensors contiguous, on one device, in float32 or float64:
+``F_forward(*inputs, keep) -> (*outputs, saved)``
+    ``saved`` is a list of new tensors for the backward pass, empty unless ``keep``.
 
-``scan(u, delta, A, B, C, D, delta_bias, delta_softplus) -> (y, last_state)``
-    Shapes as in :func:`.functional.selective_scan` with ``B``/``C`` always grouped ``(batch, G, N, L)``;
-    ``D`` and ``delta_bias`` may be ``None``.
+``F_backward(*gradients of the outputs, *inputs, saved) -> gradients``
+    One per tensor among the inputs, in their order and shape; ``None`` for an input that is ``None``.
 
-``scan_2d(x, x_proj_weight, dt_projs_weight, dt_projs_bias, A, D) -> y``
-    Shapes as in :func:`.functional.selective_scan_2d`, with ``A`` (negative, ``(4E, N)``) already formed from
-    ``A_logs`` by the caller, so that its gradient flows by autograd.
+``F_saved(shape, ...) -> list of shapes``
+    Of ``saved``, all in the dtype of the first input: what tracing needs to know without running anything.
 
-Both are differentiable in every tensor argument.
+``scan``
+    Inputs ``u, delta, A, B, C, D, delta_bias, delta_softplus``, shapes as in :func:`.functional.selective_scan` with
+    ``B``/``C`` always grouped ``(batch, G, N, L)``; ``D`` and ``delta_bias`` may be ``None``. Outputs ``y`` and the
+    last state. ``scan_saved(u.shape, G, N)``.
+
+``scan_2d``
+    Inputs ``x, x_proj_weight, dt_projs_weight, dt_projs_bias, A, D``, shapes as in
+    :func:`.functional.selective_scan_2d`, with ``A`` (negative, ``(4E, N)``) already formed from ``A_logs``. Output
+    ``y``. ``scan_2d_saved(x.shape, N, R)``.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -56,10 +64,9 @@ class ScanBackend:
         """Whether inputs of this kind can be given to it."""
         return (self.devices is None or device.type in self.devices) and dtype in self.dtypes
 
-    def kernel(self, form: str) -> Callable[..., object] | None:
-        """The function for ``form`` (``"scan"`` or ``"scan_2d"``), or ``None`` if it has no such form."""
-        found: Callable[..., object] | None = getattr(self.load(), form, None)
-        return found
+    def offers(self, form: str) -> bool:
+        """Whether it has ``form`` (``"scan"`` or ``"scan_2d"``)."""
+        return hasattr(self.load(), f"{form}_forward")
 
 
 @cache
@@ -73,10 +80,13 @@ _SINGLE_AND_DOUBLE = frozenset({torch.float32, torch.float64})
 # In order of preference; "chunked" runs everywhere.
 BACKENDS: tuple[ScanBackend, ...] = (
     ScanBackend("native", "native", frozenset({"cpu"}), frozenset({torch.float32})),
+    ScanBackend("mamba", "mamba", frozenset({"cuda"}), frozenset({torch.float32})),
     ScanBackend("chunked", "chunked", None, _SINGLE_AND_DOUBLE),
     # Checked in Triton's interpreter but not yet on a GPU, so it runs only where it is asked for by name.
     ScanBackend("triton", "triton_scan", frozenset({"cuda"}), frozenset({torch.float32})),
 )
+
+_BY_NAME = {backend.name: backend for backend in BACKENDS}
 
 
 def available_backends() -> dict[str, str | None]:
@@ -105,21 +115,17 @@ def resolve_backend(
             if (
                 backend.supports(device, dtype)
                 and backend.unavailable_reason() is None
-                and backend.kernel(form) is not None
+                and backend.offers(form)
             ):
                 return backend
         raise ValueError(f"No selective-scan backend supports {dtype} on {device}.")
     source = "" if name else f" (from the environment variable {BACKEND_ENV})"
-    for backend in BACKENDS:
-        if backend.name != wanted:
-            continue
-        reason = backend.unavailable_reason()
-        if reason is not None:
-            raise ValueError(f"Selective-scan backend {wanted!r}{source} is not available: {reason}")
-        if not backend.supports(device, dtype) or backend.kernel(form) is None:
-            raise ValueError(
-                f"Selective-scan backend {wanted!r}{source} has no {form} for {dtype} on {device}."
-            )
-        return backend
-    known = ", ".join(backend.name for backend in BACKENDS)
-    raise ValueError(f"Unknown selective-scan backend {wanted!r}{source}. Known: {known}.")
+    if wanted not in _BY_NAME:
+        raise ValueError(f"Unknown selective-scan backend {wanted!r}{source}. Known: {', '.join(_BY_NAME)}.")
+    backend = _BY_NAME[wanted]
+    reason = backend.unavailable_reason()
+    if reason is not None:
+        raise ValueError(f"Selective-scan backend {wanted!r}{source} is not available: {reason}")
+    if not backend.supports(device, dtype) or not backend.offers(form):
+        raise ValueError(f"Selective-scan backend {wanted!r}{source} has no {form} for {dtype} on {device}.")
+    return backend

@@ -15,12 +15,13 @@ runs the adjoint recurrence through the same three steps in reverse.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from . import sequences
 
 _BACKWARD_STATE_BYTES = 64 * 2**20
 """Upper bound on the recomputed states held at once in the backward pass (at least one channel is taken)."""
@@ -31,7 +32,7 @@ def unavailable_reason() -> str | None:
     return None
 
 
-def scan(
+def scan_forward(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -40,177 +41,288 @@ def scan(
     D: Tensor | None,
     delta_bias: Tensor | None,
     delta_softplus: bool,
-) -> tuple[Tensor, Tensor]:
-    """One-dimensional scan in the kernel form of :mod:`.backends`."""
-    batch, channels, length = u.shape
-    groups, d_state = B.shape[1], B.shape[2]
-    if delta_bias is not None:
-        delta = delta + delta_bias.unsqueeze(-1)
-    dt = F.softplus(delta) if delta_softplus else delta
-
-    def grouped(t: Tensor) -> Tensor:
-        return t.view(batch, groups, channels // groups, length).transpose(2, 3)
-
-    y, last_state = _scan(
-        grouped(u),
-        grouped(dt),
-        A.view(groups, channels // groups, d_state),
-        B.transpose(2, 3),
-        C.transpose(2, 3),
+    keep: bool,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """``scan`` in the kernel form of :mod:`.backends`."""
+    groups = B.shape[1]
+    chunks = _Chunks(u.shape[0], u.shape[2])
+    _, dt = sequences.steps(delta, delta_bias, delta_softplus)
+    y, last_state, initial = _forward(
+        chunks,
+        chunks.cut(_time_major(u, groups)),
+        chunks.cut(_time_major(dt, groups)),
+        A.view(groups, -1, A.shape[1]),
+        chunks.cut(B.transpose(2, 3)),
+        chunks.cut(C.transpose(2, 3)),
     )
-    y = y.transpose(2, 3).reshape(batch, channels, length)
+    y = chunks.join(y).transpose(2, 3).reshape(u.shape)
     if D is not None:
-        y = y + D.unsqueeze(-1) * u
-    return y, last_state.reshape(batch, channels, d_state)
+        y.addcmul_(D.unsqueeze(-1), u)
+    return y, last_state.flatten(1, 2), [initial] if keep else []
 
 
-def scan_2d(
+def scan_backward(
+    grad_y: Tensor,
+    grad_last: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    saved: list[Tensor],
+) -> tuple[Tensor | None, ...]:
+    """Gradients of ``scan``."""
+    groups, per_group = B.shape[1], (B.shape[1], -1, A.shape[1])
+    chunks = _Chunks(u.shape[0], u.shape[2])
+    raw, dt = sequences.steps(delta, delta_bias, delta_softplus)
+    found = _backward(
+        chunks,
+        chunks.cut(_time_major(grad_y, groups)),
+        grad_last.view(u.shape[0], *per_group),
+        chunks.cut(_time_major(u, groups)),
+        chunks.cut(_time_major(dt, groups)),
+        A.view(per_group),
+        chunks.cut(B.transpose(2, 3)),
+        chunks.cut(C.transpose(2, 3)),
+        saved[0],
+    )
+    grad_u, grad_dt = (chunks.join(t).transpose(2, 3).reshape(u.shape) for t in found[:2])
+    grad_B, grad_C = (chunks.join(t).transpose(2, 3).contiguous() for t in found[3:])
+    grad_raw = sequences.softplus_backward(grad_dt, raw) if delta_softplus else grad_dt
+    grad_D = None
+    if D is not None:
+        grad_u.addcmul_(D.unsqueeze(-1), grad_y)
+        grad_D = (grad_y * u).sum((0, 2))
+    grad_bias = None if delta_bias is None else grad_raw.sum((0, 2))
+    return grad_u, grad_raw, found[2].view(A.shape), grad_B, grad_C, grad_D, grad_bias
+
+
+def scan_saved(shape: Sequence[int], groups: int, states: int) -> list[tuple[int, ...]]:
+    """Shape of the states before each chunk."""
+    batch, channels, length = shape
+    return [(groups, batch * _Chunks(batch, length).count, channels // groups, states)]
+
+
+def scan_2d_forward(
     x: Tensor,
     x_proj_weight: Tensor,
     dt_projs_weight: Tensor,
     dt_projs_bias: Tensor,
     A: Tensor,
     D: Tensor,
-) -> Tensor:
-    """Four-direction scan in the kernel form of :mod:`.backends`."""
+    keep: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    """``scan_2d`` in the kernel form of :mod:`.backends`."""
     batch, height, width, channels = x.shape
-    rank, d_state = dt_projs_weight.shape[2], A.shape[1]
-    rows = x.flatten(1, 2)
-    columns = x.transpose(1, 2).flatten(1, 2)
-    sequences = torch.stack([rows, columns, rows.flip(1), columns.flip(1)], dim=1)
-    projected = sequences @ x_proj_weight.transpose(1, 2)
-    dt_low, B, C = torch.split(projected, [rank, d_state, d_state], dim=-1)
-    dt = F.softplus(dt_low @ dt_projs_weight.transpose(1, 2) + dt_projs_bias.unsqueeze(1))
-    y, _ = _scan(sequences, dt, A.view(4, channels, d_state), B, C)
-    y = y + D.view(4, 1, channels) * sequences
-    by_row = y[:, 0] + y[:, 2].flip(1)
-    by_column = (y[:, 1] + y[:, 3].flip(1)).view(batch, width, height, channels).transpose(1, 2)
-    return by_row.view(batch, height, width, channels) + by_column
-
-
-def _scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """Scan ``u``, ``dt`` ``(batch, G, L, P)`` with ``A`` ``(G, P, N)`` and ``B``, ``C`` ``(batch, G, L, N)``.
-
-    Returns ``y`` ``(batch, G, L, P)`` and the last state ``(batch, G, P, N)``.
-    """
-    length = u.shape[2]
-    steps = max(1, math.isqrt(max(length - 1, 0)) + 1)
-    chunks = -(-length // steps)
-    # A padded step has dt = 0: the state passes through it unchanged.
-    pad = chunks * steps - length
-
-    def to_chunks(t: Tensor) -> Tensor:
-        batch, groups, _, last = t.shape
-        padded = F.pad(t, (0, 0, 0, pad))
-        return padded.view(batch, groups, chunks, steps, last).permute(3, 0, 2, 1, 4).contiguous()
-
-    y, last_state = _ChunkedScan.apply(  # type: ignore[no-untyped-call]
-        to_chunks(u), to_chunks(dt), A, to_chunks(B), to_chunks(C)
+    chunks = _Chunks(batch, height * width)
+    u = sequences.split(x)
+    _, dt, B, C = sequences.project(u, x_proj_weight, dt_projs_weight, A.shape[1])
+    dt = F.softplus(dt + dt_projs_bias.unsqueeze(1))
+    y, _, initial = _forward(
+        chunks, chunks.cut(u), chunks.cut(dt), A.view(4, channels, -1), chunks.cut(B), chunks.cut(C)
     )
-    batch, groups, channels = u.shape[0], u.shape[1], u.shape[3]
-    y = y.permute(1, 3, 2, 0, 4).reshape(batch, groups, chunks * steps, channels)
-    return y[:, :, :length], last_state
+    y = torch.addcmul(chunks.join(y), D.view(4, 1, channels), u)
+    return sequences.merge(y, height, width), [initial] if keep else []
 
 
-def _carry(local: Tensor, decay: Tensor, first: Tensor, *, reverse: bool) -> tuple[Tensor, Tensor]:
-    """Initial value of every chunk from the chunks' local results.
+def scan_2d_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_projs_weight: Tensor,
+    dt_projs_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    saved: list[Tensor],
+) -> tuple[Tensor, ...]:
+    """Gradients of ``scan_2d``."""
+    batch, height, width, channels = x.shape
+    states = A.shape[1]
+    chunks = _Chunks(batch, height * width)
+    u, grad = sequences.split(x), sequences.split(grad_y)
+    low, raw, B, C = sequences.project(u, x_proj_weight, dt_projs_weight, states)
+    raw = raw + dt_projs_bias.unsqueeze(1)
+    found = _backward(
+        chunks,
+        chunks.cut(grad),
+        grad.new_zeros(batch, 4, channels, states),
+        chunks.cut(u),
+        chunks.cut(F.softplus(raw)),
+        A.view(4, channels, states),
+        chunks.cut(B),
+        chunks.cut(C),
+        saved[0],
+    )
+    grad_u, grad_dt, grad_B, grad_C = (chunks.join(found[i]) for i in (0, 1, 3, 4))
+    grad_raw = sequences.softplus_backward(grad_dt, raw)
+    grad_sequences, grad_x_proj, grad_weight = sequences.project_backward(
+        grad_raw, grad_B, grad_C, u, low, x_proj_weight, dt_projs_weight
+    )
+    grad_sequences += grad_u
+    grad_sequences.addcmul_(D.view(4, 1, channels), grad)
+    return (
+        sequences.merge(grad_sequences, height, width),
+        grad_x_proj,
+        grad_weight,
+        grad_raw.sum((0, 2)),
+        found[2].view(A.shape),
+        (grad * u).sum((0, 2)).flatten(),
+    )
+
+
+def scan_2d_saved(shape: Sequence[int], states: int, rank: int) -> list[tuple[int, ...]]:
+    """Shape of the states before each chunk."""
+    batch, height, width, channels = shape
+    return [(4, batch * _Chunks(batch, height * width).count, channels, states)]
+
+
+def _time_major(t: Tensor, groups: int) -> Tensor:
+    """``(batch, channels, L)`` to ``(batch, G, L, P)``."""
+    return t.view(t.shape[0], groups, -1, t.shape[2]).transpose(2, 3)
+
+
+class _Chunks:
+    """How sequences ``(batch, G, L, last)`` are cut into chunks ``(G, steps, batch * chunks, last)``."""
+
+    def __init__(self, batch: int, length: int) -> None:
+        self.batch, self.length = batch, length
+        self.steps = max(1, math.isqrt(max(length - 1, 0)) + 1)
+        self.count = -(-length // self.steps)
+
+    def cut(self, t: Tensor) -> Tensor:
+        """Contiguous chunks; a padded step has dt = 0, so the state passes through it unchanged."""
+        batch, groups, _, last = t.shape
+        padded = F.pad(t, (0, 0, 0, self.count * self.steps - self.length))
+        cut = padded.view(batch, groups, self.count, self.steps, last).permute(1, 3, 0, 2, 4)
+        return cut.reshape(groups, self.steps, batch * self.count, last)
+
+    def join(self, t: Tensor) -> Tensor:
+        """The way back from :meth:`cut`."""
+        groups, _, _, last = t.shape
+        joined = t.view(groups, self.steps, self.batch, self.count, last).permute(2, 0, 3, 1, 4)
+        return joined.reshape(self.batch, groups, -1, last)[:, :, : self.length]
+
+
+def _forward(
+    chunks: _Chunks, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs like ``u``, last state ``(batch, G, P, N)`` and the state before each chunk ``(G, M, P, N)``.
+
+    ``u``, ``dt`` ``(G, steps, M, P)``, ``A`` ``(G, P, N)``, ``B``, ``C`` ``(G, steps, M, N)``; M is batch * chunks.
+    One group after the other: the states of all would displace each other from the cache.
+    """
+    groups, steps, many, channels = u.shape
+    y = torch.empty_like(u)
+    initial = u.new_empty(groups, many, channels, A.shape[-1])
+    last_state = u.new_empty(chunks.batch, groups, channels, A.shape[-1])
+    state, factor = torch.empty_like(initial[0]), torch.empty_like(initial[0])
+    weighted = dt * u
+    for g in range(groups):
+        state.zero_()
+        for t in range(steps):
+            _decay(dt[g, t], A[g], out=factor)
+            state.mul_(factor).addcmul_(weighted[g, t].unsqueeze(-1), B[g, t].unsqueeze(-2))
+        torch.mul(dt[g].sum(0).unsqueeze(-1), A[g], out=factor).exp_()
+        last_state[:, g] = _carry(chunks, state, factor, None, initial[g], reverse=False)
+        state.copy_(initial[g])
+        for t in range(steps):
+            _decay(dt[g, t], A[g], out=factor)
+            state.mul_(factor).addcmul_(weighted[g, t].unsqueeze(-1), B[g, t].unsqueeze(-2))
+            torch.matmul(state, C[g, t].unsqueeze(-1), out=y[g, t].unsqueeze(-1))
+    return y, last_state, initial
+
+
+def _carry(
+    chunks: _Chunks, local: Tensor, decay: Tensor, first: Tensor | None, out: Tensor, *, reverse: bool
+) -> Tensor:
+    """Write the value before every chunk, from the chunks' local results, to ``out``.
 
     Args:
-        local: What each chunk adds, ``(batch, chunks, G, P, N)``.
-        decay: What each chunk keeps of its initial value, same shape.
-        first: Initial value of the chunk visited first, ``(batch, G, P, N)``.
+        chunks: Which chunks belong together.
+        local: What each chunk adds, ``(batch * chunks, P, N)``.
+        decay: What each chunk keeps of the value before it, same shape.
+        first: Value before the chunk visited first, ``(batch, P, N)``; zero if ``None``.
+        out: Same shape as ``local``.
         reverse: Visit the chunks from last to first.
 
     Returns:
-        The initial values, shaped like ``local``, and the value that leaves the chunk visited last.
+        The value that leaves the chunk visited last.
     """
-    initial = torch.empty_like(local)
-    chunks = range(local.shape[1])
-    value = first
-    for c in reversed(chunks) if reverse else chunks:
-        initial[:, c] = value
-        value = decay[:, c] * value + local[:, c]
-    return initial, value
-
-
-class _ChunkedScan(torch.autograd.Function):
-    """Time-major chunks: ``u``, ``dt`` ``(T, batch, chunks, G, P)``; ``B``, ``C`` ``(T, batch, chunks, G, N)``."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-        steps, batch, chunks, groups, channels = u.shape
-        weighted = dt * u
-        state = u.new_zeros(batch, chunks, groups, channels, A.shape[-1])
-        factor = torch.empty_like(state)
-        for t in range(steps):
-            _decay(dt[t], A, out=factor)
-            state.mul_(factor).addcmul_(weighted[t].unsqueeze(-1), B[t].unsqueeze(-2))
-        total = torch.exp(dt.sum(0).unsqueeze(-1) * A)
-        initial, last_state = _carry(state, total, state.new_zeros(state[:, 0].shape), reverse=False)
-
-        y = torch.empty_like(u)
-        state.copy_(initial)
-        for t in range(steps):
-            _decay(dt[t], A, out=factor)
-            state.mul_(factor).addcmul_(weighted[t].unsqueeze(-1), B[t].unsqueeze(-2))
-            torch.matmul(state, C[t].unsqueeze(-1), out=y[t].unsqueeze(-1))
-        ctx.save_for_backward(u, dt, A, B, C, initial)
-        return y, last_state
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, grad_last: Tensor) -> tuple[Tensor, ...]:
-        u, dt, A, B, C, initial = ctx.saved_tensors
-        steps, batch, chunks, groups, channels = u.shape
-        grad_u, grad_dt, grad_A = torch.empty_like(u), torch.empty_like(dt), torch.empty_like(A)
-        grad_B, grad_C = torch.zeros_like(B), torch.zeros_like(C)
-
-        per_channel = steps * batch * chunks * groups * A.shape[-1] * u.element_size()
-        block = max(1, min(channels, _BACKWARD_STATE_BYTES // max(per_channel, 1)))
-        for start in range(0, channels, block):
-            part = slice(start, start + block)
-            _backward_block(
-                u[..., part],
-                dt[..., part],
-                A[:, part],
-                B,
-                C,
-                initial[..., part, :],
-                grad_y[..., part],
-                grad_last[..., part, :],
-                grad_u[..., part],
-                grad_dt[..., part],
-                grad_A[:, part],
-                grad_B,
-                grad_C,
-            )
-        return grad_u, grad_dt, grad_A, grad_B, grad_C
+    local, decay, out = (t.view(chunks.batch, chunks.count, *t.shape[1:]) for t in (local, decay, out))
+    value = torch.zeros_like(local[:, 0]) if first is None else first
+    for c in reversed(range(chunks.count)) if reverse else range(chunks.count):
+        out[:, c] = value
+        value = torch.addcmul(local[:, c], decay[:, c], value)
+    return value
 
 
 def _decay(dt: Tensor, A: Tensor, out: Tensor) -> Tensor:
     return torch.mul(dt.unsqueeze(-1), A, out=out).exp_()
 
 
-def _backward_block(
+def _backward(
+    chunks: _Chunks,
+    grad_y: Tensor,
+    grad_last: Tensor,
     u: Tensor,
     dt: Tensor,
     A: Tensor,
     B: Tensor,
     C: Tensor,
     initial: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of ``u``, ``dt``, ``A``, ``B``, ``C``; shapes as in :func:`_forward`."""
+    groups, steps, many, channels = u.shape
+    grad_u, grad_dt, grad_A = torch.empty_like(u), torch.empty_like(dt), torch.empty_like(A)
+    grad_B, grad_C = torch.zeros_like(B), torch.zeros_like(C)
+    per_channel = steps * many * A.shape[-1] * u.element_size()
+    block = max(1, min(channels, _BACKWARD_STATE_BYTES // max(per_channel, 1)))
+    for g in range(groups):
+        for start in range(0, channels, block):
+            part = slice(start, start + block)
+            _backward_block(
+                chunks,
+                grad_y[g, ..., part],
+                grad_last[:, g, part],
+                u[g, ..., part],
+                dt[g, ..., part],
+                A[g, part],
+                B[g],
+                C[g],
+                initial[g, :, part],
+                grad_u[g, ..., part],
+                grad_dt[g, ..., part],
+                grad_A[g, part],
+                grad_B[g],
+                grad_C[g],
+            )
+    return grad_u, grad_dt, grad_A, grad_B, grad_C
+
+
+def _backward_block(
+    chunks: _Chunks,
     grad_y: Tensor,
     grad_last: Tensor,
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    initial: Tensor,
     grad_u: Tensor,
     grad_dt: Tensor,
     grad_A: Tensor,
     grad_B: Tensor,
     grad_C: Tensor,
 ) -> None:
-    """Gradients of one block of channels; writes into ``grad_u``, ``grad_dt``, ``grad_A``, adds into the others."""
+    """Gradients of a block of channels of a group; writes ``grad_u``, ``grad_dt``, ``grad_A``, adds to the others."""
     steps = u.shape[0]
     weighted = dt * u
     states = initial.new_empty(steps, *initial.shape)
-    factor = torch.empty_like(initial)
+    factor = torch.empty_like(states[0])
     previous = initial
     for t in range(steps):
         _decay(dt[t], A, out=factor)
@@ -219,11 +331,12 @@ def _backward_block(
         grad_C[t] += torch.matmul(grad_y[t].unsqueeze(-2), states[t]).squeeze(-2)
 
     # The adjoint state dL/dh_t obeys g_t = C_t * grad_y_t + exp(dt_{t+1} A) * g_{t+1}.
-    incoming = torch.zeros_like(initial)
+    local = torch.zeros_like(factor)
     for t in reversed(range(steps)):
-        incoming.addcmul_(grad_y[t].unsqueeze(-1), C[t].unsqueeze(-2)).mul_(_decay(dt[t], A, out=factor))
-    total = torch.exp(dt.sum(0).unsqueeze(-1) * A)
-    incoming, _ = _carry(incoming, total, grad_last, reverse=True)
+        local.addcmul_(grad_y[t].unsqueeze(-1), C[t].unsqueeze(-2)).mul_(_decay(dt[t], A, out=factor))
+    torch.mul(dt.sum(0).unsqueeze(-1), A, out=factor).exp_()
+    incoming = torch.empty_like(local)
+    _carry(chunks, local, factor, grad_last, incoming, reverse=True)
 
     grad_A.zero_()
     for t in reversed(range(steps)):
@@ -234,5 +347,5 @@ def _backward_block(
         grad_u[t] = grad_weighted * dt[t]
         incoming = adjoint.mul_(factor)
         exponent = incoming * (states[t - 1] if t else initial)
-        grad_A += (exponent * dt[t].unsqueeze(-1)).sum((0, 1))
+        grad_A += (exponent * dt[t].unsqueeze(-1)).sum(0)
         grad_dt[t] = (exponent * A).sum(-1).addcmul_(grad_weighted, u[t])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .backends import ScanBackend, resolve_backend
+from .operators import run_scan, run_scan_2d
 
 DIRECTIONS = 4
 """Row-major, column-major, and the reverse of each."""
@@ -77,9 +77,8 @@ def selective_scan(
             raise ValueError(f"{name} must be (channels={channels},), got {tuple(vector.shape)}.")
 
     dtype = _compute_dtype(u, delta, A, B, C)
-    chosen = resolve_backend(u.device, dtype, form="scan", name=backend)
     with torch.autocast(u.device.type, enabled=False):
-        y, last_state = _kernel(chosen, "scan")(
+        y, last_state = run_scan(
             _prepare(u, dtype),
             _prepare(delta, dtype),
             _prepare(A, dtype),
@@ -88,6 +87,7 @@ def selective_scan(
             None if D is None else _prepare(D, dtype),
             None if delta_bias is None else _prepare(delta_bias, dtype),
             delta_softplus,
+            backend=backend,
         )
     y = y.to(u.dtype)
     return (y, last_state) if return_last_state else y
@@ -142,16 +142,16 @@ def selective_scan_2d(
             raise ValueError(f"{name} must be {shape} for x {tuple(x.shape)}, got {tuple(tensor.shape)}.")
 
     dtype = _compute_dtype(x, x_proj_weight, dt_projs_weight, A_logs)
-    chosen = resolve_backend(x.device, dtype, form="scan_2d", name=backend)
     with torch.autocast(x.device.type, enabled=False):
         A = -torch.exp(A_logs.to(dtype))
-        y: Tensor = _kernel(chosen, "scan_2d")(
+        y = run_scan_2d(
             _prepare(x, dtype),
             _prepare(x_proj_weight, dtype),
             _prepare(dt_projs_weight, dtype),
             _prepare(dt_projs_bias, dtype),
             A,
             _prepare(Ds, dtype),
+            backend=backend,
         )
     return y.to(x.dtype)
 
@@ -163,9 +163,3 @@ def _compute_dtype(*tensors: Tensor) -> torch.dtype:
 
 def _prepare(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype).contiguous()
-
-
-def _kernel(backend: ScanBackend, form: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    kernel = backend.kernel(form)
-    assert kernel is not None  # resolve_backend has checked  # noqa: S101
-    return kernel

@@ -12,14 +12,13 @@ import ctypes
 import importlib
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 _ABI = 3
 _INSTALL = "install the compiled backend with `pip install ./native` in the Semi-LLIE repository"
@@ -125,23 +124,88 @@ def _isa() -> int:
     return _INSTRUCTION_SETS.index(wanted) or best
 
 
-def scan_2d(
+def scan_2d_forward(
     x: Tensor,
     x_proj_weight: Tensor,
     dt_projs_weight: Tensor,
     dt_projs_bias: Tensor,
     A: Tensor,
     D: Tensor,
-) -> Tensor:
-    """Four-direction scan in the kernel form of :mod:`.backends`."""
+    keep: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    """``scan_2d`` in the kernel form of :mod:`.backends`."""
+    # One product in raster order serves all directions: each reads its part of a row.
     projection = x.flatten(0, 2) @ x_proj_weight.flatten(0, 1).t()
-    y: Tensor = _Scan2d.apply(  # type: ignore[no-untyped-call]
-        x, projection, dt_projs_weight, dt_projs_bias, A, D, torch.is_grad_enabled()
-    )
-    return y
+    problem = _problem_2d(x, dt_projs_weight, A)
+    y = torch.empty_like(x)
+    saved = [projection, _checkpoints(problem, x)] if keep else []
+    tensors = {
+        "u": x,
+        "projection": projection,
+        "dt_weight": dt_projs_weight,
+        "dt_bias": dt_projs_bias,
+        "a": A,
+        "d": D,
+        "y": y,
+        "checkpoints": saved[1] if keep else None,
+    }
+    _forward(problem, tensors, chains=1)
+    return y, saved
 
 
-def scan(
+def scan_2d_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    x_proj_weight: Tensor,
+    dt_projs_weight: Tensor,
+    dt_projs_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    saved: list[Tensor],
+) -> tuple[Tensor, ...]:
+    """Gradients of ``scan_2d``."""
+    projection, checkpoints = saved
+    batch = x.shape[0]
+    problem = _problem_2d(x, dt_projs_weight, A)
+    pieces = _backward_pieces(problem, chains=1)
+    grad_x = torch.empty_like(x)
+    grad_projection = x.new_empty(pieces, *projection.shape)
+    grads = {
+        "grad_dt_weight": x.new_empty(batch, *dt_projs_weight.shape),
+        "grad_dt_bias": x.new_empty(batch, *dt_projs_bias.shape),
+        "grad_a": x.new_empty(batch, *A.shape),
+        "grad_d": x.new_empty(batch, *D.shape),
+    }
+    inputs = {
+        "u": x,
+        "projection": projection,
+        "dt_weight": dt_projs_weight,
+        "dt_bias": dt_projs_bias,
+        "a": A,
+        "d": D,
+        "checkpoints": checkpoints,
+        "grad_y": grad_y,
+        "grad_u": grad_x,
+        "grad_projection": grad_projection,
+    }
+    _backward(problem, inputs | grads, items=batch * pieces)
+    grad_rows = _merge_parts(grad_projection)
+    grad_x.flatten(0, 2).addmm_(grad_rows, x_proj_weight.flatten(0, 1))
+    grad_x_proj = (grad_rows.t() @ x.flatten(0, 2)).view_as(x_proj_weight)
+    return grad_x, grad_x_proj, *(grad.sum(0) for grad in grads.values())
+
+
+def scan_2d_saved(shape: Sequence[int], states: int, rank: int) -> list[tuple[int, ...]]:
+    """Shapes of the projection and of the states to start from."""
+    batch, height, width, channels = shape
+    tokens = height * width
+    return [
+        (batch * tokens, 4 * (rank + 2 * states)),
+        (batch, 4, _tiles(tokens), states, channels),
+    ]
+
+
+def scan_forward(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -150,181 +214,127 @@ def scan(
     D: Tensor | None,
     delta_bias: Tensor | None,
     delta_softplus: bool,
-) -> tuple[Tensor, Tensor]:
-    """One-dimensional scan in the kernel form of :mod:`.backends`."""
-    projection = torch.cat([B, C], dim=2).permute(0, 3, 1, 2).contiguous()
-    y, last_state = _Scan1d.apply(  # type: ignore[no-untyped-call]
-        u.transpose(1, 2).contiguous(),
-        delta.transpose(1, 2).contiguous(),
-        projection,
-        A,
-        D,
-        delta_bias,
-        delta_softplus,
-        torch.is_grad_enabled(),
+    keep: bool,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """``scan`` in the kernel form of :mod:`.backends`."""
+    problem = _problem_1d(u, A, B, delta_softplus)
+    sequence = _channels_last(u)
+    y, last_state = torch.empty_like(sequence), A.new_empty(u.shape[0], *A.shape)
+    saved = [_checkpoints(problem, u)] if keep else []
+    tensors = {
+        "u": sequence,
+        "projection": _rows(B, C),
+        "delta": _channels_last(delta),
+        "dt_bias": delta_bias,
+        "a": A,
+        "d": D,
+        "y": y,
+        "last_state": last_state,
+        "checkpoints": saved[0] if keep else None,
+    }
+    _forward(problem, tensors, chains=B.shape[1])
+    return y.transpose(1, 2).contiguous(), last_state, saved
+
+
+def scan_backward(
+    grad_y: Tensor,
+    grad_last: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    saved: list[Tensor],
+) -> tuple[Tensor | None, ...]:
+    """Gradients of ``scan``."""
+    batch, groups, states, _ = B.shape
+    problem = _problem_1d(u, A, B, delta_softplus)
+    pieces = _backward_pieces(problem, chains=groups)
+    sequence, rows = _channels_last(u), _rows(B, C)
+    grad_u, grad_delta = torch.empty_like(sequence), torch.empty_like(sequence)
+    grad_projection = u.new_empty(pieces, *rows.shape)
+    grad_a = A.new_empty(batch, *A.shape)
+    grad_d, grad_bias = (None if t is None else t.new_empty(batch, *t.shape) for t in (D, delta_bias))
+    tensors = {
+        "u": sequence,
+        "projection": rows,
+        "delta": _channels_last(delta),
+        "dt_bias": delta_bias,
+        "a": A,
+        "d": D,
+        "checkpoints": saved[0],
+        "grad_y": _channels_last(grad_y),
+        "grad_last": grad_last,
+        "grad_u": grad_u,
+        "grad_delta": grad_delta,
+        "grad_projection": grad_projection,
+        "grad_a": grad_a,
+        "grad_d": grad_d,
+        "grad_dt_bias": grad_bias,
+    }
+    _backward(problem, tensors, items=batch * groups * pieces)
+    grad_rows = _merge_parts(grad_projection).permute(0, 2, 3, 1)
+    # Copies always: outputs of an operator must not share memory.
+    grad_B, grad_C = (
+        t.clone(memory_format=torch.contiguous_format) for t in torch.split(grad_rows, states, 2)
     )
-    return y.transpose(1, 2).contiguous(), last_state
+    return (
+        grad_u.transpose(1, 2).contiguous(),
+        grad_delta.transpose(1, 2).contiguous(),
+        grad_a.sum(0),
+        grad_B,
+        grad_C,
+        None if grad_d is None else grad_d.sum(0),
+        None if grad_bias is None else grad_bias.sum(0),
+    )
 
 
-class _Scan2d(torch.autograd.Function):
-    """``x`` ``(batch, H, W, E)``; ``projection`` ``(batch * H * W, 4 * (R + 2N))`` in raster order."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        projection: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        A: Tensor,
-        D: Tensor,
-        grad_enabled: bool,
-    ) -> Tensor:
-        batch, height, width, channels = x.shape
-        states = A.shape[1]
-        problem = _Scan(
-            isa=_isa(),
-            batch=batch,
-            height=height,
-            width=width,
-            channels=channels,
-            states=states,
-            rank=weight.shape[2],
-            groups=4,
-            image=1,
-            softplus=1,
-        )
-        y = torch.empty_like(x)
-        saved = _checkpoints(problem, x) if grad_enabled and any(ctx.needs_input_grad) else None
-        tensors = {
-            "u": x,
-            "projection": projection,
-            "dt_weight": weight,
-            "dt_bias": bias,
-            "a": A,
-            "d": D,
-            "y": y,
-            "checkpoints": saved,
-        }
-        _forward(problem, tensors, chains=1)
-        ctx.save_for_backward(x, projection, weight, bias, A, D, saved)
-        ctx.problem = problem
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        x, projection, weight, bias, A, D, saved = ctx.saved_tensors
-        batch = x.shape[0]
-        pieces = _backward_pieces(ctx.problem, chains=1)
-        grad_x = torch.empty_like(x)
-        grad_projection = x.new_empty(pieces, *projection.shape)
-        grads = {
-            "grad_dt_weight": x.new_empty(batch, *weight.shape),
-            "grad_dt_bias": x.new_empty(batch, *bias.shape),
-            "grad_a": x.new_empty(batch, *A.shape),
-            "grad_d": x.new_empty(batch, *D.shape),
-        }
-        inputs = {
-            "u": x,
-            "projection": projection,
-            "dt_weight": weight,
-            "dt_bias": bias,
-            "a": A,
-            "d": D,
-            "checkpoints": saved,
-            "grad_y": grad_y.contiguous(),
-            "grad_u": grad_x,
-            "grad_projection": grad_projection,
-        }
-        _backward(ctx.problem, inputs | grads, items=batch * pieces)
-        sums = [grad.sum(0) for grad in grads.values()]
-        return grad_x, _merge_parts(grad_projection), *sums, None
+def scan_saved(shape: Sequence[int], groups: int, states: int) -> list[tuple[int, ...]]:
+    """Shape of the states to start from."""
+    batch, channels, length = shape
+    return [(batch, groups, _tiles(length), states, channels // groups)]
 
 
-class _Scan1d(torch.autograd.Function):
-    """``u``, ``delta`` ``(batch, L, channels)``; ``projection`` ``(batch, L, G, 2N)``."""
+def _problem_2d(x: Tensor, dt_projs_weight: Tensor, A: Tensor) -> _Scan:
+    batch, height, width, channels = x.shape
+    return _Scan(
+        isa=_isa(),
+        batch=batch,
+        height=height,
+        width=width,
+        channels=channels,
+        states=A.shape[1],
+        rank=dt_projs_weight.shape[2],
+        groups=4,
+        image=1,
+        softplus=1,
+    )
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        u: Tensor,
-        delta: Tensor,
-        projection: Tensor,
-        A: Tensor,
-        D: Tensor | None,
-        bias: Tensor | None,
-        softplus: bool,
-        grad_enabled: bool,
-    ) -> tuple[Tensor, Tensor]:
-        batch, length, channels = u.shape
-        groups = projection.shape[2]
-        problem = _Scan(
-            isa=_isa(),
-            batch=batch,
-            height=1,
-            width=length,
-            channels=channels // groups,
-            states=A.shape[1],
-            groups=groups,
-            softplus=softplus,
-        )
-        y, last_state = torch.empty_like(u), A.new_empty(batch, *A.shape)
-        saved = _checkpoints(problem, u) if grad_enabled and any(ctx.needs_input_grad) else None
-        tensors = {
-            "u": u,
-            "projection": projection,
-            "delta": delta,
-            "dt_bias": bias,
-            "a": A,
-            "d": D,
-            "y": y,
-            "last_state": last_state,
-            "checkpoints": saved,
-        }
-        _forward(problem, tensors, chains=groups)
-        ctx.save_for_backward(u, delta, projection, A, D, bias, saved)
-        ctx.problem = problem
-        return y, last_state
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
-        u, delta, projection, A, D, bias, saved = ctx.saved_tensors
-        batch, groups = u.shape[0], projection.shape[2]
-        pieces = _backward_pieces(ctx.problem, chains=groups)
-        grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
-        grad_projection = u.new_empty(pieces, *projection.shape)
-        grad_a = A.new_empty(batch, *A.shape)
-        grad_d, grad_bias = (None if t is None else t.new_empty(batch, *t.shape) for t in (D, bias))
-        tensors = {
-            "u": u,
-            "projection": projection,
-            "delta": delta,
-            "dt_bias": bias,
-            "a": A,
-            "d": D,
-            "checkpoints": saved,
-            "grad_y": grad_y.contiguous(),
-            "grad_last": grad_last.contiguous(),
-            "grad_u": grad_u,
-            "grad_delta": grad_delta,
-            "grad_projection": grad_projection,
-            "grad_a": grad_a,
-            "grad_d": grad_d,
-            "grad_dt_bias": grad_bias,
-        }
-        _backward(ctx.problem, tensors, items=batch * groups * pieces)
-        return (
-            grad_u,
-            grad_delta,
-            _merge_parts(grad_projection),
-            grad_a.sum(0),
-            None if grad_d is None else grad_d.sum(0),
-            None if grad_bias is None else grad_bias.sum(0),
-            None,
-            None,
-        )
+def _problem_1d(u: Tensor, A: Tensor, B: Tensor, softplus: bool) -> _Scan:
+    batch, channels, length = u.shape
+    return _Scan(
+        isa=_isa(),
+        batch=batch,
+        height=1,
+        width=length,
+        channels=channels // B.shape[1],
+        states=A.shape[1],
+        groups=B.shape[1],
+        softplus=softplus,
+    )
+
+
+def _channels_last(t: Tensor) -> Tensor:
+    return t.transpose(1, 2).contiguous()
+
+
+def _rows(B: Tensor, C: Tensor) -> Tensor:
+    """``(batch, L, G, 2N)``."""
+    return torch.cat([B, C], dim=2).permute(0, 3, 1, 2).contiguous()
 
 
 def _merge_parts(t: Tensor) -> Tensor:
@@ -335,10 +345,15 @@ def _merge_parts(t: Tensor) -> Tensor:
     return total
 
 
+def _tiles(tokens: int) -> int:
+    """Number of states that the forward pass saves per channel."""
+    tile: int = _library().semillie_scan_tile()
+    return -(-tokens // tile)
+
+
 def _checkpoints(problem: _Scan, like: Tensor) -> Tensor:
     """Room for the states that the backward pass starts from."""
-    tile: int = _library().semillie_scan_tile()
-    tiles = -(-problem.height * problem.width // tile)
+    tiles = _tiles(problem.height * problem.width)
     return like.new_empty(problem.batch, problem.groups, tiles, problem.states, problem.channels)
 
 

@@ -149,24 +149,16 @@ def test_takes_inputs_and_gradients_that_are_not_contiguous(scan_2d_inputs):
         assert torch.equal(actual, expected)
 
 
-def test_results_do_not_depend_on_threads_or_repetition(scan_2d_inputs):
-    inputs = scan_2d_inputs(1, 23, 17, 80, 8, 3, dtype=torch.float32)
+def test_results_do_not_depend_on_threads_or_repetition(scan_2d_inputs, monkeypatch):
+    x, x_proj, weight, bias, A_logs, D = scan_2d_inputs(1, 23, 17, 80, 8, 3, dtype=torch.float32)
+    arguments = (x, x_proj, weight, bias, -A_logs.exp(), D)
     grad_y = torch.randn(1, 23, 17, 80)
-    before = torch.get_num_threads()
     runs = []
-    try:
-        for threads in (1, 1, 2, 5):
-            torch.set_num_threads(threads)
-            x, weights = inputs[0], inputs[1:]
-            # The projection is torch's own product, which may split its sums by thread: keep it the same.
-            projection = (x.flatten(0, 2).double() @ weights[0].flatten(0, 1).t().double()).float()
-            leaves = [t.clone().requires_grad_() for t in (x, projection, *weights[1:3])]
-            A, D = (t.clone().requires_grad_() for t in (-weights[3].exp(), weights[4]))
-            y = native._Scan2d.apply(*leaves, A, D, True)
-            y.backward(grad_y)
-            runs.append([y.detach(), *(t.grad for t in (*leaves, A, D))])
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 1, 2, 5):
+        # Of the scan only: torch's own matrix products may split their sums by thread.
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        y, saved = native.scan_2d_forward(*arguments, True)
+        runs.append([y, *saved, *native.scan_2d_backward(grad_y, *arguments, saved)])
     for run in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
 
@@ -256,20 +248,16 @@ def test_an_unknown_instruction_set_is_named(scan_2d_inputs, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_works_in_a_forked_process(scan_2d_inputs):
+def test_works_in_a_forked_process(monkeypatch):
     """Data loaders fork; helper threads of the parent do not exist in the child."""
-    inputs = scan_2d_inputs(2, 9, 9, 32, 4, 2, dtype=torch.float32)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        x, weights = inputs[0], inputs[1:]
-        projection = x.flatten(0, 2) @ weights[0].flatten(0, 1).t()
-        arguments = (x, projection, weights[1], weights[2], -weights[3].exp(), weights[4], False)
-        expected = native._Scan2d.apply(*arguments)
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if torch.equal(native._Scan2d.apply(*arguments), expected) else 1)
-        _, status = os.waitpid(child, 0)
-    finally:
-        torch.set_num_threads(before)
+    # Of the scan only: torch's own threads do not survive a fork.
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    u, delta = torch.randn(2, 32, 81), torch.rand(2, 32, 81)
+    B = C = torch.randn(2, 1, 4, 81)
+    arguments = (u, delta, -torch.rand(32, 4), B, C, None, None, False, False)
+    expected, _, _ = native.scan_forward(*arguments)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.equal(native.scan_forward(*arguments)[0], expected) else 1)
+    _, status = os.waitpid(child, 0)
     assert status == 0

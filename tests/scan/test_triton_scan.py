@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 
-from semillie_core.scan import triton_scan
+from semillie_core.scan import operators, triton_scan
 
 ON_GPU = triton_scan.unavailable_reason() is None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -41,9 +42,12 @@ def test_in_the_interpreter():
 @pytest.fixture
 def scan(monkeypatch):
     """The backend with chunks so small that every boundary occurs, and its device."""
+    # In the interpreter the kernels take what is on the CPU, which the choice of backends would not let through.
+    monkeypatch.setattr(operators, "_module", lambda *choice: triton_scan)
+    monkeypatch.setattr(operators, "_choose", lambda *choice: "triton")
     monkeypatch.setattr(triton_scan, "_CHUNK", 16 if ON_GPU else 4)
     monkeypatch.setattr(triton_scan, "_CHANNEL_BLOCK", 16 if ON_GPU else 2)
-    return triton_scan.scan_2d, "cuda" if ON_GPU else "cpu"
+    return partial(operators.run_scan_2d, backend="triton"), "cuda" if ON_GPU else "cpu"
 
 
 @here
