@@ -38,7 +38,7 @@ CASES = {
 }
 LOOP_CASES = ("paper, inference 128 x 128", "paper, step 64 x 64")
 KINDS = {
-    "scan": ("_Scan2d",),
+    "scan": ("semillie::",),
     "convolutions": ("convolution", "_slow_conv"),
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm"),
     "layer norms": ("native_layer_norm",),
