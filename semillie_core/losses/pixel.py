@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..metrics import ssim
 from ..network.blocks import GradientMagnitude
 
 
@@ -38,6 +39,22 @@ def gradient_loss(output: Tensor, target: Tensor) -> Tensor:
     return F.l1_loss(gradient(output), gradient(target))
 
 
+def ssim_loss(output: Tensor, target: Tensor) -> Tensor:
+    """One minus structural similarity (Wang et al., IEEE TIP 13(4), 2004), averaged over the batch.
+
+    Args:
+        output: ``(B, C, H, W)`` in [0, 1], at least 11 pixels high and wide.
+        target: Same shape.
+
+    Returns:
+        A scalar, 0 for equal images.
+
+    Raises:
+        ValueError: See :func:`semillie_core.metrics.ssim`.
+    """
+    return 1 - ssim(output, target).mean()
+
+
 def colour_loss(output: Tensor, target: Tensor, eps: float = 1e-2) -> Tensor:
     """One minus the cosine between the colours of output and target, averaged over pixels.
 
@@ -69,6 +86,13 @@ class GradientLoss(nn.Module):
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         return gradient_loss(output, target)
+
+
+class SSIMLoss(nn.Module):
+    """Module form of :func:`ssim_loss`."""
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return ssim_loss(output, target)
 
 
 class ColourLoss(nn.Module):

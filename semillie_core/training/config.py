@@ -204,6 +204,13 @@ class TrainConfig:
         """Length of the run in optimiser steps."""
         return sum(phase.steps for phase in self.phases)
 
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether a loss compares semantic features."""
+        unpaired = any(phase.unpaired for phase in self.phases)
+        contrasts = self.consistency.weight and self.consistency.contrastive
+        return bool(self.loss.perceptual or (unpaired and contrasts))
+
     def phase(self, step: int) -> Phase:
         """The phase that a step belongs to."""
         for phase in self.phases:

@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Batch, StepData, UnpairedBatch
-from ..losses import colour_loss, gradient_loss, structure_loss
+from ..losses import colour_loss, gradient_loss, ssim_loss, structure_loss
 from ..losses.semantic import SemanticContrastiveLoss, SemanticPerceptualLoss
-from ..metrics import ssim
 from ..network import SemiLLIE
 from ..network.thumbnail import brighten, sample_region
 from ..ram import SemanticEncoder
@@ -36,6 +35,9 @@ class Objective(nn.Module):
         teacher: What the student follows on unpaired photos; never gets a gradient.
         encoder: Frozen encoder of the semantic losses; ``None`` where no phase uses them.
         config: Weights and forms.
+
+    Raises:
+        TrainingError: A loss needs an encoder, and there is none.
     """
 
     def __init__(
@@ -46,6 +48,10 @@ class Objective(nn.Module):
         # In a tuple, so that it is not registered: it does not learn, and a distributed run must not touch it.
         self._teacher = (teacher,)
         self.config = config
+        if encoder is None and config.needs_encoder:
+            raise TrainingError(
+                "Semantic losses need an encoder: give one, or set loss.perceptual and consistency.contrastive to 0."
+            )
         if encoder is not None:
             self.perceptual = SemanticPerceptualLoss(encoder, relative=not config.official_compat)
             self.contrastive = SemanticContrastiveLoss(
@@ -85,7 +91,7 @@ class Objective(nn.Module):
         with torch.autocast(batch.low.device.type, enabled=False):
             terms = {"structure": structure_loss(output.image, batch.high)}
             if weights.ssim:
-                terms["ssim"] = weights.ssim * (1 - ssim(output.image, batch.high).mean())
+                terms["ssim"] = weights.ssim * ssim_loss(output.image, batch.high)
             if weights.gradient:
                 # The released trainer adds the gradient of its network's second output, which is the same number.
                 count = 2 if compat else 1

@@ -74,7 +74,7 @@ def train(
     Args:
         config: The run.
         student: What to train, in place, instead of what the config names: any module from images ``(B, 3, H, W)`` in
-            [0, 1] to images of the same size.
+            [0, 1] to images of the same size. Several processes must be given the same weights.
         on_step: Called with every log record (step, loss terms, learning rate, seconds; validation scores when
             there are some), in the process that writes the files.
 
@@ -343,9 +343,7 @@ def _data_folders(config: TrainConfig) -> Iterator[str]:
 
 def _encoder(config: TrainConfig, process: Process) -> SemanticEncoder | None:
     """The encoder of the semantic losses, if a phase uses one."""
-    contrasts = config.consistency.weight and config.consistency.contrastive
-    unpaired = any(phase.unpaired for phase in config.phases)
-    if not config.loss.perceptual and not (contrasts and unpaired):
+    if not config.needs_encoder:
         return None
     if not config.encoder:
         return load_efficientnet_lite0(device=process.device).encoder

@@ -1,11 +1,20 @@
-"""Pixel losses against the released code's values."""
+"""Pixel losses against the released code's values and independent computations."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from semillie_core.losses import gradient_loss, structure_loss
+from semillie_core.losses import (
+    ColourLoss,
+    GradientLoss,
+    SSIMLoss,
+    StructureLoss,
+    colour_loss,
+    gradient_loss,
+    ssim_loss,
+    structure_loss,
+)
 
 
 def test_match_the_released_code(parity):
@@ -26,3 +35,54 @@ def test_are_zero_for_equal_images_and_differentiable():
     assert gradient_loss(image, image) == 0
     other = torch.rand(1, 3, 6, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: structure_loss(x, image) + gradient_loss(x, image), other)
+
+
+def test_ssim_loss_matches_scikit_image():
+    metrics = pytest.importorskip("skimage.metrics")
+    output, target = torch.rand(2, 2, 3, 24, 20, dtype=torch.float64)
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+    expected = []
+    for x, y in zip(output.numpy(), target.numpy(), strict=True):
+        _, full = metrics.structural_similarity(x, y, channel_axis=0, full=True, **options)
+        expected.append(1 - full[:, 5:-5, 5:-5].mean())
+    assert ssim_loss(output, target).item() == pytest.approx(sum(expected) / 2, abs=1e-9)
+
+
+def test_colour_loss_is_one_minus_the_cosine_of_colours():
+    output, target = torch.rand(2, 2, 3, 4, 5, dtype=torch.float64)
+    colours = zip(
+        output.permute(0, 2, 3, 1).reshape(-1, 3).tolist(),
+        target.permute(0, 2, 3, 1).reshape(-1, 3).tolist(),
+        strict=True,
+    )
+    cosines = []
+    for x, y in colours:
+        # The same as the cosine of colours with a fourth coordinate of eps.
+        x, y = [*x, 0.01], [*y, 0.01]
+        dot = sum(a * b for a, b in zip(x, y, strict=True))
+        cosines.append(dot / (sum(a * a for a in x) * sum(b * b for b in y)) ** 0.5)
+    assert colour_loss(output, target).item() == pytest.approx(1 - sum(cosines) / len(cosines), abs=1e-12)
+
+
+def test_colour_loss_sees_hue_and_not_brightness():
+    image = torch.rand(1, 3, 8, 8, dtype=torch.float64) * 0.5 + 0.25
+    assert colour_loss(image * 0.5, image) < 1e-3
+    assert colour_loss(image[:, [2, 0, 1]], image) > 0.02
+
+
+@pytest.mark.parametrize(
+    ("module", "function"),
+    [
+        (StructureLoss(), structure_loss),
+        (GradientLoss(), gradient_loss),
+        (SSIMLoss(), ssim_loss),
+        (ColourLoss(), colour_loss),
+    ],
+)
+def test_modules_are_their_functions(module, function):
+    output, target = torch.rand(2, 1, 3, 16, 16, dtype=torch.float64)
+    assert torch.equal(module(output, target), function(output, target))
+    assert function(target, target).abs() < 1e-12
+    output.requires_grad_()
+    module(output, target).backward()
+    assert output.grad.abs().sum() > 0

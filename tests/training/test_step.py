@@ -54,6 +54,10 @@ def runtime(config, **changes):
     return replace(config, runtime=replace(config.runtime, **changes))
 
 
+def pairs_alone(config):
+    return replace(config, phases=(Phase(4, 4, 32),), loss=replace(config.loss, perceptual=0.0))
+
+
 def largest_difference(one, other):
     weights = other.state_dict()
     return max(float((value - weights[name]).abs().max()) for name, value in one.state_dict().items())
@@ -110,7 +114,7 @@ def test_pixel_losses_do_not_see_autocast(plain):
 
     high = torch.nn.functional.interpolate(torch.rand(2, 3, 8, 8), (48, 48), mode="bilinear")
     step = whole_frames(high + 0.01 * torch.randn_like(high), high)
-    objective = Objective(Same(), Same(), None, replace(plain, loss=replace(plain.loss, perceptual=0.0)))
+    objective = Objective(Same(), Same(), None, pairs_alone(plain))
     exact = objective(step, 0)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = objective(step, 0)
@@ -131,12 +135,11 @@ def test_a_captured_student_keeps_its_class_and_learns_the_same(plain, learn, mo
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
 def test_a_compiled_network_learns_the_same(plain):
     high = torch.rand(2, 3, 16, 16)
-    pixels = replace(plain.loss, perceptual=0.0)
     results = []
     for compiled in (False, True):
         torch.manual_seed(0)
         student = torch.nn.Conv2d(3, 3, 3, padding=1)
-        config = runtime(replace(plain, loss=pixels), compile=compiled)
+        config = runtime(pairs_alone(plain), compile=compiled)
         results.append(run_steps(config, student, make_teacher(student), [whole_frames(high / 6, high)] * 2))
     assert_same_losses(*results, rel=1e-5)
 
@@ -191,3 +194,8 @@ def test_a_run_folder_inside_the_data_is_refused(config, photos, inside):
     with pytest.raises(TrainingError, match="inside the data folder"):
         train(replace(config, run_dir=str(photos / inside)))
     assert not (photos / inside / "log.jsonl").exists()
+
+
+def test_semantic_losses_without_an_encoder_are_refused(plain):
+    with pytest.raises(TrainingError, match="need an encoder"):
+        run_steps(plain, torch.nn.Conv2d(3, 3, 1), torch.nn.Conv2d(3, 3, 1), [])
