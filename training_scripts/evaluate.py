@@ -77,12 +77,12 @@ def _parser() -> argparse.ArgumentParser:
         "--training-manifest",
         type=Path,
         metavar="JSONL",
-        help="list of the training images; the evaluation refuses to run on any of them",
+        help="manifest of prepare_data; the evaluation refuses photos and scenes of its training split",
     )
     parser.add_argument(
         "--allow-seen",
         action="store_true",
-        help="score images of the training manifest all the same; the output then says so",
+        help="score photos and scenes of the training split all the same; the output then says so",
     )
     return parser
 

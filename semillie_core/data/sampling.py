@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .config import DataConfig
+from .manifest import pairs_of, read_manifest, unpaired_of
 from .pairs import DataError, Pair, find_images, find_pairs
 from .photos import PhotoStore, to_float
 from .random import chance, integer, seeded, uniform
@@ -133,28 +134,36 @@ class TrainingData:
         """Looks up an unpaired photo's pseudo-label, ``(3, H, W)`` float in landscape orientation."""
         self._pairs: list[list[Pair]] = []
         self._pair_weights: list[float] = []
+        self._manifest = read_manifest(config.manifest) if config.manifest else []
         left_out: list[Path] = []
-        for source in config.sources:
-            kept, spare = self._share(find_pairs(source.low, source.high))
-            self.report.append(
-                f"{source.low}: {len(kept)} pairs used, {len(spare)} left out by pair_fraction"
-            )
+        sources = [(s.low, find_pairs(s.low, s.high), s.weight) for s in config.sources]
+        sources.append((config.manifest, pairs_of(self._manifest, "train"), 1.0))
+        for name, pairs, weight in sources:
+            if not pairs:
+                continue
+            kept, spare = self._share(pairs)
+            self.report.append(f"{name}: {len(kept)} pairs used, {len(spare)} left out by pair_fraction")
             self._pairs.append(kept)
-            self._pair_weights.append(source.weight)
+            self._pair_weights.append(weight)
             left_out += [pair.low for pair in spare]
         self._unpaired: list[list[Path]] = []
         self._unpaired_weights: list[float] = []
-        for folder in config.unpaired:
-            paths = find_images(folder.folder)
-            self.report.append(f"{folder.folder}: {len(paths)} unpaired photos")
+        folders = [(u.folder, find_images(u.folder), u.weight) for u in config.unpaired]
+        folders.append((config.manifest, unpaired_of(self._manifest), 1.0))
+        for name, paths, weight in folders:
+            if not paths:
+                continue
+            self.report.append(f"{name}: {len(paths)} unpaired photos")
             self._unpaired.append(paths)
-            self._unpaired_weights.append(folder.weight)
+            self._unpaired_weights.append(weight)
         if config.unpaired_from_pairs and left_out:
             self.report.append(f"{len(left_out)} dark photos of left-out pairs join the unpaired")
             self._unpaired.append(left_out)
             self._unpaired_weights.append(1.0)
         if not self._pairs:
-            raise DataError("There are no pairs to learn from: name folders in data.sources.")
+            raise DataError(
+                "There are no pairs to learn from: name folders in data.sources, or a manifest in data.manifest."
+            )
         self._sizes: dict[Path, tuple[int, int]] = {}
         for photo_list in self._unpaired:
             photo_list[:] = [path for path in photo_list if self._measure(path)]
@@ -174,9 +183,10 @@ class TrainingData:
         Raises:
             DataError: The folders cannot be used, or a photo is in training, too.
         """
-        if not self.config.val_low:
-            return []
-        pairs = find_pairs(self.config.val_low, self.config.val_high)
+        if self.config.val_low:
+            pairs = find_pairs(self.config.val_low, self.config.val_high)
+        else:
+            pairs = pairs_of(self._manifest, "val")
         trained = {pair.low.resolve() for source in self._pairs for pair in source}
         seen = [str(pair.low) for pair in pairs if pair.low.resolve() in trained]
         if seen:
@@ -228,7 +238,9 @@ class TrainingData:
             DataError: There are none.
         """
         if not self._unpaired:
-            raise DataError("There are no unpaired photos: name folders in data.unpaired.")
+            raise DataError(
+                "There are no unpaired photos: name folders in data.unpaired, or a manifest that has some."
+            )
         common = seeded(self.seed, _UNPAIRED, step, _WHOLE_BATCH)
         paths = self._unpaired[_draw(self._unpaired_weights, common)]
         scale, turned = uniform(common, self.config.frame_scale, 1.0), chance(common, 0.5)

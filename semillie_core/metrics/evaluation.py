@@ -5,7 +5,6 @@ Imported on its own (``semillie_core.metrics.evaluation``), because it reads ima
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import Pair, read_rgb
+from ..data import DataError, Pair, read_rgb
+from ..data.manifest import read_manifest, trained_on
 from .aggregate import Interval, MeanScore
 from .colour import delta_e_2000
 from .exposure import loe
@@ -50,7 +50,7 @@ class Evaluation:
     means: dict[str, Interval]
     """Per metric: mean over the images with its 95 % bootstrap interval."""
     seen_in_training: tuple[str, ...]
-    """Images that the enhancer was trained on; a score that has any is no evidence."""
+    """Images whose photo or scene the enhancer was trained on; a score that has any is no evidence."""
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON types; values that are not finite become text or null."""
@@ -108,15 +108,15 @@ def evaluate(
         enhancer: ``(1, 3, H, W)`` sRGB in [0, 1] to the same shape; the result is clamped to [0, 1].
         pairs: Photos on disk.
         lpips: Perceptual distance; without it the table has no LPIPS column.
-        training_manifest: JSONL file of the images the enhancer was trained on (field ``sha256`` per line).
-        allow_seen: Score images of that manifest all the same; the result then says so.
+        training_manifest: What the enhancer was trained on, as written by ``prepare_data``.
+        allow_seen: Score photos and scenes of its training split all the same; the result then says so.
         on_image: Called with (done, total) after every pair.
 
     Returns:
         Scores per image and their means, plain ones first. NIQE is left out if an image is too small for it.
 
     Raises:
-        EvaluationError: No pairs, sizes that do not match, or images that were in the training manifest.
+        EvaluationError: No pairs, sizes that do not match, or images whose photo or scene was trained on.
         DataError: An image cannot be read.
     """
     if not pairs:
@@ -163,32 +163,24 @@ def evaluate(
 
 
 def seen_in_training(pairs: Sequence[Pair], manifest: str | Path) -> tuple[str, ...]:
-    """Names of the pairs of which a file is listed, by content, in a training manifest.
+    """Names of the pairs of which a photo, by content, or the scene is in a manifest's training split.
 
     Args:
         pairs: Photos on disk.
-        manifest: JSONL, one object with the field ``sha256`` per image.
+        manifest: As written by ``prepare_data``.
 
     Raises:
         EvaluationError: The manifest cannot be read.
     """
     try:
-        lines = Path(manifest).read_text(encoding="utf-8").splitlines()
-        known = {str(json.loads(line)["sha256"]).lower() for line in lines if line.strip()}
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise EvaluationError(
-            f"{manifest} is not a training manifest (JSON lines with the field sha256): {error!r}"
-        ) from error
-    return tuple(
-        pair.name
-        for pair in pairs
-        if any(hashlib.sha256(path.read_bytes()).hexdigest() in known for path in (pair.low, pair.high))
-    )
+        return tuple(trained_on(pairs, read_manifest(manifest)))
+    except DataError as error:
+        raise EvaluationError(f"{manifest} is not a training manifest: {error}") from error
 
 
 def _seen_text(names: Sequence[str]) -> str:
     shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-    return f"{len(names)} of the images were in the training manifest ({shown})"
+    return f"{len(names)} of the images or their scenes were trained on ({shown})"
 
 
 def _decimals(name: str, value: float) -> str:

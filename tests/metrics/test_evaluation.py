@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from semillie_core.data import find_pairs, read_rgb
+from semillie_core.data.manifest import ManifestEntry, write_manifest
 from semillie_core.metrics import loe, niqe, psnr, psnr_gt_mean, ssim
-from semillie_core.metrics.evaluation import EvaluationError, evaluate
+from semillie_core.metrics.evaluation import EvaluationError, evaluate, seen_in_training
 
 
 @pytest.fixture
@@ -76,11 +77,18 @@ def test_perfect_and_single_results_still_give_json(pairs):
     assert "–" in result.to_markdown()
 
 
+def entry(path, role, split, scene=""):
+    content = path.read_bytes()
+    name = "" if role == "unpaired" else f"{split}/{path.stem}"
+    digest = hashlib.sha256(content).hexdigest()
+    return ManifestEntry(path.absolute(), digest, len(content), 200, 96, role, split, name, scene)
+
+
 def test_training_images_are_refused_unless_allowed(pairs, tmp_path):
     manifest = tmp_path / "train.jsonl"
-    digest = hashlib.sha256(pairs[1].high.read_bytes()).hexdigest()
-    manifest.write_text(json.dumps({"path": "elsewhere.png", "sha256": digest}) + "\n\n", encoding="utf-8")
-    with pytest.raises(EvaluationError, match=r"1 of the images were in the training manifest \(b\)"):
+    sides = (("low", "paired-low"), ("high", "paired-high"))
+    write_manifest(manifest, [entry(getattr(pairs[1], side), role, "train") for side, role in sides])
+    with pytest.raises(EvaluationError, match=r"1 of the images or their scenes were trained on \(b\)"):
         evaluate(brighten, pairs, training_manifest=manifest)
     result = evaluate(brighten, pairs, training_manifest=manifest, allow_seen=True)
     assert result.seen_in_training == ("b",)
@@ -91,6 +99,17 @@ def test_training_images_are_refused_unless_allowed(pairs, tmp_path):
     manifest.write_text("[1, 2]", encoding="utf-8")
     with pytest.raises(EvaluationError, match="not a training manifest"):
         evaluate(brighten, pairs, training_manifest=manifest)
+
+
+def test_photos_held_out_are_welcome_and_scenes_trained_on_are_not(pairs, tmp_path):
+    manifest = tmp_path / "data.jsonl"
+    entries = [
+        entry(pairs[0].low, "unpaired", "train", "kitchen"),
+        *(entry(getattr(pairs[1], side), f"paired-{side}", "val", "kitchen") for side in ("low", "high")),
+        *(entry(getattr(pairs[2], side), f"paired-{side}", "val", "garden") for side in ("low", "high")),
+    ]
+    write_manifest(manifest, entries)
+    assert seen_in_training(pairs, manifest) == ("a", "b")
 
 
 def test_wrong_input_is_named(pairs):

@@ -1,0 +1,108 @@
+"""The manifest: what is written is read back, mistakes are named, and training and validation take their photos."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semillie_core.data import DataConfig, DataError, TrainingData
+from semillie_core.data.manifest import ManifestEntry, pairs_of, read_manifest, unpaired_of, write_manifest
+
+
+@pytest.fixture
+def entries(tmp_path):
+    made = []
+
+    def photo(name, role, split, pair="", scene=""):
+        path = tmp_path / "photos" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        level = 20 if "low" in name else 120
+        Image.fromarray(np.full((32, 40, 3), level + len(made), np.uint8)).save(path)
+        made.append(ManifestEntry(path, f"{len(made):064x}", 9, 40, 32, role, split, pair, scene))
+
+    for split, pair, scene in (
+        ("train", "a", "s"),
+        ("train", "b", "s"),
+        ("train", "d", "u"),
+        ("val", "c", "t"),
+    ):
+        photo(f"{pair}-low", "paired-low", split, pair, scene)
+        photo(f"{pair}-high", "paired-high", split, pair, scene)
+    photo("nächtens-low", "unpaired", "train")
+    return made
+
+
+def test_what_is_written_is_read_back_and_moves_with_its_photos(entries, tmp_path):
+    manifest = tmp_path / "data.jsonl"
+    write_manifest(manifest, entries)
+    assert read_manifest(manifest) == entries
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["data.jsonl"]
+    first = json.loads(manifest.read_text(encoding="utf-8").splitlines()[0])
+    assert first["path"] == "photos/a-low.png"
+    (tmp_path / "moved").mkdir()
+    for name in ("photos", "data.jsonl"):
+        shutil.move(tmp_path / name, tmp_path / "moved" / name)
+    moved = read_manifest(tmp_path / "moved" / "data.jsonl")
+    assert all(entry.path.is_file() for entry in moved)
+    assert [pair.name for pair in pairs_of(moved, "train")] == ["a", "b", "d"]
+    assert pairs_of(moved, "train")[0].scene == "s"
+    assert [path.name for path in unpaired_of(moved)] == ["nächtens-low.png"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"role": "dark"}, "role must be one of"),
+        ({"split": "dev"}, "split must be one of"),
+        ({"sha256": "12"}, "64 hexadecimal"),
+        ({"width": True}, "width must be a positive number"),
+        ({"bytes": 0}, "bytes must be a positive number"),
+        ({"path": None}, "path must be text"),
+        ({"pair": ""}, "need the field pair"),
+        ({"colour": "red"}, "unknown field 'colour'"),
+    ],
+)
+def test_a_line_that_does_not_fit_is_named(entries, tmp_path, change, message):
+    manifest = tmp_path / "data.jsonl"
+    write_manifest(manifest, entries)
+    lines = manifest.read_text(encoding="utf-8").splitlines()
+    lines[1] = json.dumps(json.loads(lines[1]) | change)
+    manifest.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(DataError, match=rf"Line 2 of .*data\.jsonl.*{message}"):
+        read_manifest(manifest)
+
+
+def test_manifests_without_sense_are_refused(entries, tmp_path):
+    manifest = tmp_path / "data.jsonl"
+    with pytest.raises(DataError, match="Cannot read manifest"):
+        read_manifest(manifest)
+    manifest.write_text("\n", encoding="utf-8")
+    with pytest.raises(DataError, match="lists no photo"):
+        read_manifest(manifest)
+    write_manifest(manifest, entries[1:])
+    with pytest.raises(DataError, match="'a' of split train has only its paired-high"):
+        read_manifest(manifest)
+    write_manifest(manifest, [*entries, entries[0]])
+    with pytest.raises(DataError, match="'a' has two photos of role paired-low"):
+        read_manifest(manifest)
+
+
+def test_training_takes_pairs_scenes_unpaired_and_validation_from_a_manifest(entries, tmp_path):
+    manifest = tmp_path / "data.jsonl"
+    write_manifest(manifest, entries)
+    config = DataConfig(manifest=str(manifest))
+    data = TrainingData(config, 0, 0)
+    assert [pair.name for pair in data.validation()] == ["c"]
+    assert [path.name for path in data.unpaired_photos] == ["nächtens-low.png"]
+    assert data.paired(0, 4, 16).low.shape == (4, 3, 16, 16)
+    assert data.unpaired(0, 2, 16).weak.shape == (2, 3, 16, 16)
+    for seed in range(6):
+        half = TrainingData(dataclasses.replace(config, pair_fraction=0.5, unpaired_from_pairs=True), seed, 0)
+        freed = sorted(path.stem for path in half.unpaired_photos if path.stem != "nächtens-low")
+        # Scenes stay whole: both pairs of scene s, or the one of scene u.
+        assert freed in (["a-low", "b-low"], ["d-low"])
