@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .config import DataConfig
-from .manifest import pairs_of, read_manifest, unpaired_of
+from .manifest import pairs_of, read_manifest, trained_on, unpaired_of
 from .pairs import DataError, Pair, find_images, find_pairs
 from .photos import PhotoStore, to_float
 from .random import chance, integer, seeded, uniform
@@ -185,6 +185,13 @@ class TrainingData:
         """
         if self.config.val_low:
             pairs = find_pairs(self.config.val_low, self.config.val_high)
+            known = trained_on(pairs, self._manifest) if self._manifest else {}
+            if known:
+                raise DataError(
+                    f"{len(known)} validation photos of {self.config.val_low} or their scenes are in the train split "
+                    f"of {self.config.manifest}: {', '.join(list(known)[:5])}. Leave out data.val_low and val_high to "
+                    "validate on the manifest's own."
+                )
         else:
             pairs = pairs_of(self._manifest, "val")
         trained = {pair.low.resolve() for source in self._pairs for pair in source}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 
@@ -90,6 +91,27 @@ def test_manifests_without_sense_are_refused(entries, tmp_path):
     write_manifest(manifest, [*entries, entries[0]])
     with pytest.raises(DataError, match="'a' has two photos of role paired-low"):
         read_manifest(manifest)
+
+
+def test_validation_on_copies_of_the_training_photos_is_refused(entries, tmp_path):
+    hashed = [
+        dataclasses.replace(entry, sha256=hashlib.sha256(entry.path.read_bytes()).hexdigest())
+        for entry in entries
+    ]
+    manifest = tmp_path / "data.jsonl"
+    write_manifest(manifest, hashed)
+    for pair, side in (("a", "low"), ("a", "high"), ("c", "low"), ("c", "high")):
+        copy = tmp_path / pair / side / "copied.png"
+        copy.parent.mkdir(parents=True)
+        shutil.copy(tmp_path / "photos" / f"{pair}-{side}.png", copy)
+
+    def validated(pair):
+        folders = {f"val_{side}": str(tmp_path / pair / side) for side in ("low", "high")}
+        return TrainingData(DataConfig(manifest=str(manifest), **folders), 0, 0).validation()
+
+    assert [pair.name for pair in validated("c")] == ["copied"]
+    with pytest.raises(DataError, match=r"1 validation photos of .* are in the train split of .*data\.jsonl"):
+        validated("a")
 
 
 def test_training_takes_pairs_scenes_unpaired_and_validation_from_a_manifest(entries, tmp_path):

@@ -278,6 +278,17 @@ def test_command_writes_checks_and_refuses(leaky, tmp_path, capsys):
         main([str(leaky)])
 
 
+def test_real_dark_photos_are_recognised_after_recompression(shared_dir):
+    paths = sorted((shared_dir / "data" / "dark_photos").glob("*.jpg"))[::3]
+    known = 0
+    for path in paths:
+        photo = Image.open(path).convert("RGB")
+        encoded = io.BytesIO()
+        photo.resize((photo.width // 2, photo.height // 2)).save(encoded, "JPEG", quality=75)
+        known += bool(list(similar([fingerprint(photo), fingerprint(Image.open(encoded))])))
+    assert known >= 0.95 * len(paths)
+
+
 def test_lol_is_grouped_as_people_did_and_its_splits_are_disjoint(shared_dir):
     sets = [shared_dir / "data" / name for name in ("lol_train", "lol_val", "lol_eval15")]
     result = prepare(sets, scenes=shared_dir / "data" / "lol_scenes.csv", workers=2)
