@@ -99,8 +99,9 @@ def _keep_2d(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tenso
 
 
 def _gradients_2d(ctx: Any, grad_y: Tensor, grad_saved: list[Tensor]) -> tuple[Tensor | None, ...]:
-    inputs, saved = ctx.saved_tensors[:6], list(ctx.saved_tensors[6:])
-    grads = scan_2d_backward(grad_y.contiguous(), *inputs, saved, ctx.backend)
+    # Once: activation checkpointing recomputes them at this access, and allows no second.
+    tensors = ctx.saved_tensors
+    grads = scan_2d_backward(grad_y.contiguous(), *tensors[:6], list(tensors[6:]), ctx.backend)
     return (*grads, None, None)
 
 
@@ -154,7 +155,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, list[
 def _gradients(
     ctx: Any, grad_y: Tensor, grad_last_state: Tensor, grad_saved: list[Tensor]
 ) -> tuple[Tensor | None, ...]:
-    inputs, saved = ctx.saved_tensors[:7], list(ctx.saved_tensors[7:])
+    tensors = ctx.saved_tensors
+    inputs, saved = tensors[:7], list(tensors[7:])
     found = iter(
         scan_backward(
             grad_y.contiguous(),
