@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import Any
 import yaml
 
 from semillie_core.data import DataError
-from semillie_core.training import TrainConfig, TrainingError, train
+from semillie_core.training import Result, TrainConfig, TrainingError, train
 from semillie_core.training.options import describe
 from semillie_core.training.presets import PRESETS, preset
 from semillie_core.weights import CheckpointError
@@ -44,16 +45,22 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped at once. The same command continues from the last checkpoint.", file=sys.stderr)
         return 130
+    # torchrun starts this in several processes, of which one speaks.
+    if os.environ.get("RANK", "0") == "0":
+        _say(result)
+    return 0 if result.finished else 130
+
+
+def _say(result: Result) -> None:
     if not result.finished:
         print(
             f"Stopped; {result.last} and a checkpoint are written. The same command continues.",
             file=sys.stderr,
         )
-        return 130
+        return
     if result.best_step >= 0:
         print(f"Best validation PSNR {result.best_psnr:.2f} dB at step {result.best_step}: {result.best}")
     print(f"Report: {result.report}")
-    return 0
 
 
 def read_config(path: Path | None, preset_name: str | None, assignments: list[str]) -> TrainConfig:

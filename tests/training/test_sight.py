@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from semillie_core.training import TrainConfig, write_report
+from semillie_core.training import Result, TrainConfig, write_report
 from semillie_core.training.journal import Journal, read_log
 from semillie_core.training.pictures import GAP, write_grid
 from semillie_core.training.report import curve
@@ -110,6 +110,17 @@ def test_a_bar_shows_scores_above_itself(capsys, monkeypatch):
     assert isinstance(progress_display(3, 1), Bar)
     monkeypatch.setitem(__import__("sys").modules, "rich", None)
     assert isinstance(progress_display(3, 1), Lines)
+
+
+@pytest.mark.parametrize(("rank", "finished", "status"), [("0", True, 0), ("0", False, 130), ("1", True, 0)])
+def test_one_of_several_processes_says_how_it_ended(tmp_path, capsys, monkeypatch, rank, finished, status):
+    ending = Result(tmp_path / "best", tmp_path / "last", 21.5, 7, tmp_path / "report.md", finished)
+    monkeypatch.setattr("training_scripts.train.train", lambda config, on_step: ending)
+    monkeypatch.setenv("RANK", rank)
+    assert main(["--preset", "cpu_demo"]) == status
+    shown = capsys.readouterr()
+    assert ("21.50 dB at step 7" in shown.out) == (rank == "0" and finished)
+    assert ("same command continues" in shown.err) == (not finished)
 
 
 def test_the_page_of_options_is_current():
