@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Pair, StepData, StepShape, TrainingData, read_rgb, steps
+from ..data.manifest import read_manifest
 from ..data.photos import to_float
 from ..data.sampling import to_device
 from ..files import atomic_write
@@ -339,6 +340,9 @@ def _data_folders(config: TrainConfig) -> Iterator[str]:
         yield from (source.low, source.high)
     yield from (unpaired.folder for unpaired in config.data.unpaired)
     yield from (folder for folder in (config.data.val_low, config.data.val_high) if folder)
+    if config.data.manifest:
+        # The manifest itself may lie anywhere, above the run folder, too.
+        yield from {str(entry.path.parent) for entry in read_manifest(config.data.manifest)}
 
 
 def _encoder(config: TrainConfig, process: Process) -> SemanticEncoder | None:

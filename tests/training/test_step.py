@@ -10,7 +10,8 @@ import shutil
 import pytest
 import torch
 
-from semillie_core.data import TrainingData
+from semillie_core.data import TrainingData, find_images
+from semillie_core.data.manifest import ManifestEntry, write_manifest
 from semillie_core.data.sampling import StepData
 from semillie_core.network import SemiLLIE
 from semillie_core.ram import load_efficientnet_lite0
@@ -194,6 +195,21 @@ def test_a_run_folder_inside_the_data_is_refused(config, photos, inside):
     with pytest.raises(TrainingError, match="inside the data folder"):
         train(replace(config, run_dir=str(photos / inside)))
     assert not (photos / inside / "log.jsonl").exists()
+
+
+def test_a_run_folder_beside_the_photos_of_a_manifest_is_refused(config, photos, tmp_path):
+    manifest = tmp_path / "manifest.jsonl"
+    night = [
+        ManifestEntry(path, "0" * 64, path.stat().st_size, 64, 48, "unpaired", "train")
+        for path in find_images(photos / "night")
+    ]
+    write_manifest(manifest, night)
+    listed = replace(config, data=replace(config.data, unpaired=(), manifest=str(manifest)))
+    with pytest.raises(TrainingError, match="inside the data folder"):
+        train(replace(listed, run_dir=str(photos / "night" / "run")))
+    assert not (photos / "night" / "run").exists()
+    # Beside the manifest is no place among the photos.
+    assert train(replace(listed, phases=(Phase(1, 2, 32, 2),), run_dir=str(tmp_path / "runs"))).finished
 
 
 def test_semantic_losses_without_an_encoder_are_refused(plain):
