@@ -1,9 +1,16 @@
-"""Score a model on pairs of photos: per image, and on average with 95 % intervals.
+"""Score a model, or the images another program made, on pairs of photos: per image, and on average with 95 % intervals.
 
-Plain scores come first; "GT-mean" scores, which borrow the reference's brightness, stand beside them because
-papers quote them. Choose models on validation pairs and report on test pairs, never the other way round.
+Reads    a bundled model's name or a checkpoint (--model), or a folder of finished images (--outputs); and two folders
+         of pairs. Files pair up by name; extensions may differ.
+Writes   a Markdown table; with --json also every score. Plain scores come first; "GT-mean" scores, which borrow the
+         reference's brightness, stand beside them because papers quote them.
+Exits    0 done, 1 failed (the message says why), 2 wrong arguments.
+
+Choose models on validation pairs and report on test pairs, never the other way round. --training-manifest refuses
+images that the model was trained on. --outputs puts a peer's results under the same metrics.
 
     python -m training_scripts.evaluate --model semillie-compact --pairs data/val/low data/val/high
+    python -m training_scripts.evaluate --outputs results/peer --pairs data/test/low data/test/high --json peer.json
 """
 
 from __future__ import annotations
@@ -14,6 +21,7 @@ import sys
 from pathlib import Path
 
 from semillie_core.data import find_pairs
+from semillie_core.files import atomic_write
 from semillie_core.inference import enhance
 from semillie_core.metrics import LPIPSAlex
 from semillie_core.metrics.evaluation import evaluate
@@ -24,10 +32,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        model = load_model(options.model).to(device=options.device)
         pairs = find_pairs(*options.pairs)
+        if options.outputs is None:
+            model = load_model(options.model).to(device=options.device)
+            name = f"{model.name} ({model.parameter_count:,} parameters)"
+            enhancer = lambda image: enhance(model, image, tile=options.tile).image  # noqa: E731
+        else:
+            name = options.outputs
+            enhancer = {pair.name: pair.low for pair in find_pairs(options.outputs, options.pairs[1])}
         result = evaluate(
-            lambda image: enhance(model, image, tile=options.tile).image,
+            enhancer,
             pairs,
             lpips=_lpips(),
             training_manifest=options.training_manifest,
@@ -38,13 +52,20 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(file=sys.stderr)
-    print(
-        f"{model.name} ({model.parameter_count:,} parameters) on {len(pairs)} pairs of {options.pairs[0]}\n"
-    )
+    print(f"{name} on {len(pairs)} pairs of {options.pairs[0]}\n")
     print(result.to_markdown())
     if options.json is not None:
-        record = {"model": model.name, "low": options.pairs[0], "high": options.pairs[1], **result.to_dict()}
-        _write(options.json, json.dumps(record, indent=2, allow_nan=False) + "\n")
+        model_name = model.name if options.outputs is None else None
+        record = {
+            "model": model_name,
+            "outputs": options.outputs,
+            "low": options.pairs[0],
+            "high": options.pairs[1],
+            **result.to_dict(),
+        }
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(options.json) as file:
+            file.write(json.dumps(record, indent=2, allow_nan=False).encode() + b"\n")
         print(f"written: {options.json}")
     return 0
 
@@ -55,7 +76,11 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", required=True, help="name of a bundled model, or a checkpoint file")
+    scored = parser.add_mutually_exclusive_group(required=True)
+    scored.add_argument("--model", help="name of a bundled model, or a checkpoint file")
+    scored.add_argument(
+        "--outputs", metavar="FOLDER", help="finished images of another program, named like the pairs"
+    )
     parser.add_argument(
         "--pairs",
         required=True,
@@ -93,13 +118,6 @@ def _lpips() -> LPIPSAlex | None:
     except FileNotFoundError as error:
         print(f"no LPIPS column: {error}", file=sys.stderr)
         return None
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

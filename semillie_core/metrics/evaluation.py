@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ class Evaluation:
 
 
 def evaluate(
-    enhancer: Callable[[Tensor], Tensor],
+    enhancer: Callable[[Tensor], Tensor] | Mapping[str, Path],
     pairs: Sequence[Pair],
     *,
     lpips: LPIPSAlex | None = None,
@@ -105,7 +105,8 @@ def evaluate(
     """Enhance the dark photo of each pair and score the result against its reference.
 
     Args:
-        enhancer: ``(1, 3, H, W)`` sRGB in [0, 1] to the same shape; the result is clamped to [0, 1].
+        enhancer: ``(1, 3, H, W)`` sRGB in [0, 1] to the same shape; the result is clamped to [0, 1]. Or the image files
+            that another program made, by pair name.
         pairs: Photos on disk.
         lpips: Perceptual distance; without it the table has no LPIPS column.
         training_manifest: What the enhancer was trained on, as written by ``prepare_data``.
@@ -116,7 +117,8 @@ def evaluate(
         Scores per image and their means, plain ones first. NIQE is left out if an image is too small for it.
 
     Raises:
-        EvaluationError: No pairs, sizes that do not match, or images whose photo or scene was trained on.
+        EvaluationError: No pairs, sizes that do not match, a missing result, or images whose photo or scene was
+            trained on.
         DataError: An image cannot be read.
     """
     if not pairs:
@@ -146,7 +148,8 @@ def evaluate(
                 f"{pair.low} and {pair.high} differ in size: {_size(low)} and {_size(high)} pixels."
             )
         with torch.no_grad():
-            output = enhancer(low).float().cpu().clamp(0, 1)
+            made = enhancer(low) if callable(enhancer) else _finished(enhancer, pair.name)
+        output = made.float().cpu().clamp(0, 1)
         if output.shape != low.shape:
             raise EvaluationError(f"The enhancer returned {tuple(output.shape)} for {tuple(low.shape)}.")
         for name, score in scores.items():
@@ -160,6 +163,12 @@ def evaluate(
         pair.name: {name: score.scores[i] for name, score in scores.items()} for i, pair in enumerate(pairs)
     }
     return Evaluation(table, {name: score.interval() for name, score in scores.items()}, seen)
+
+
+def _finished(results: Mapping[str, Path], name: str) -> Tensor:
+    if name not in results:
+        raise EvaluationError(f"There is no result for {name}: every pair needs one of its name.")
+    return read_rgb(results[name]).unsqueeze(0).float() / 255
 
 
 def seen_in_training(pairs: Sequence[Pair], manifest: str | Path) -> tuple[str, ...]:

@@ -54,3 +54,22 @@ def test_mistakes_are_one_line(files, capsys):
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 3
     assert "nonsense" in errors[1] and "nowhere" in errors[2]
+
+
+def test_images_of_another_program(files, capsys):
+    (files / "peer").mkdir()
+    for name in ("a", "b"):
+        Image.open(files / "high" / f"{name}.png").point(lambda v: v - 10).save(
+            files / "peer" / f"{name}.bmp"
+        )
+    arguments = ["--outputs", str(files / "peer"), "--pairs", str(files / "low"), str(files / "high")]
+    assert main([*arguments, "--json", str(files / "peer.json")]) == 0
+    values = json.loads((files / "peer.json").read_text(encoding="utf-8"))
+    assert values["model"] is None and values["outputs"] == str(files / "peer")
+    for scores in values["images"].values():
+        assert scores["psnr"] == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)
+    (files / "peer" / "b.bmp").unlink()
+    assert main(arguments) == 1
+    assert "no result for b" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments, "--model", "semillie-compact"])
