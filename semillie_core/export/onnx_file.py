@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..files import atomic_write
-from ..network import SemiLLIE, blocks
+from ..network import SemiLLIE
 from ..network.thumbnail import ThumbnailEstimator
 from ..weights import SemiLLIEModel
 from .parity import DEFAULT_SHAPES, TOLERANCE, ParityReport, Shape, compare_with_onnx
@@ -111,7 +111,7 @@ def _to_onnx(network: SemiLLIE, metadata: dict[str, str]) -> bytes:
     from .translation import OPSET, translations
 
     free = torch.export.Dim.DYNAMIC
-    with _quiet(), _scan_as_operator(), torch.no_grad():
+    with _quiet(), torch.no_grad():
         exported = torch.export.export(
             _ImageToImage(network),
             (torch.rand(_TRACED_SHAPE),),
@@ -157,19 +157,6 @@ def _metadata(model: SemiLLIEModel) -> dict[str, str]:
     provenance = {key: value for key, value in model.provenance.items() if key not in ("file", "config")}
     config = json.dumps(model.config.to_dict(), sort_keys=True)
     return {**provenance, "name": model.name, "variant": model.variant, "config": config}
-
-
-@contextlib.contextmanager
-def _scan_as_operator() -> Iterator[None]:
-    from .operators import scan_operator
-
-    room: Any = blocks
-    before = room.selective_scan_2d
-    room.selective_scan_2d = scan_operator
-    try:
-        yield
-    finally:
-        room.selective_scan_2d = before
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The operators of :mod:`.operators` in ONNX. Needs onnxscript."""
+"""The scan's operator and that of :mod:`.operators` in ONNX. Needs onnxscript."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
 # Importing registers the operators.
-from . import operators  # noqa: F401
+from ..scan import operators as _scan_operators  # noqa: F401
+from . import operators as _operators  # noqa: F401
 
 OPSET = 18
 """ONNX operator set of the exported files."""
@@ -25,7 +26,7 @@ _LAST = -(2**62)
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Operator to its translation, for ``torch.onnx.export(custom_translation_table=...)``."""
     return {
-        torch.ops.semillie_export.selective_scan_2d.default: _selective_scan_2d,
+        torch.ops.semillie.selective_scan_2d.default: _selective_scan_2d,
         torch.ops.semillie_export.make_thumbnail.default: _make_thumbnail,
     }
 
@@ -132,18 +133,24 @@ def _ints(*values: int) -> Any:
 
 
 def _selective_scan_2d(
-    x: Any, x_proj_weight: Any, dt_projs_weight: Any, dt_projs_bias: Any, A_logs: Any, Ds: Any
+    x: Any,
+    x_proj_weight: Any,
+    dt_projs_weight: Any,
+    dt_projs_bias: Any,
+    A: Any,
+    D: Any,
+    backend: str,
+    keep: bool,
 ) -> Any:
-    E, N, R = x.shape[3], A_logs.shape[1], dt_projs_weight.shape[2]
+    E, N, R = x.shape[3], A.shape[1], dt_projs_weight.shape[2]
     project = op.Transpose(x_proj_weight, perm=[0, 2, 1])
     bounds = (0, R, R + N, R + 2 * N)
-    A = op.Reshape(op.Neg(op.Exp(A_logs)), _ints(4, E, N))
     parameters = (
         *(op.Slice(project, _ints(a), _ints(b), _ints(2)) for a, b in pairwise(bounds)),
         op.Transpose(dt_projs_weight, perm=[0, 2, 1]),
         op.Unsqueeze(dt_projs_bias, _ints(1)),
-        op.Unsqueeze(op.Transpose(A, perm=[0, 2, 1]), _ints(1)),
-        op.Reshape(Ds, _ints(4, 1, E)),
+        op.Unsqueeze(op.Transpose(op.Reshape(A, _ints(4, E, N)), perm=[0, 2, 1]), _ints(1)),
+        op.Reshape(D, _ints(4, 1, E)),
     )
 
     def backward(sequence: Any) -> Any:
@@ -161,7 +168,8 @@ def _selective_scan_2d(
 
     by_row = op.Transpose(there_and_back(0, [2, 0, 1, 3]), perm=[1, 2, 0, 3])
     by_column = op.Transpose(there_and_back(1, [1, 0, 2, 3]), perm=[1, 0, 2, 3])
-    return op.Add(by_row, by_column)
+    # The operator's second result, kept for a backward pass, is empty in inference.
+    return (op.Add(by_row, by_column),)
 
 
 def _make_thumbnail(frame: Any, long_side: int) -> Any:
