@@ -2,10 +2,12 @@
 
 from .pixel import (
     ColourLoss,
+    DetailLoss,
     GradientLoss,
     SSIMLoss,
     StructureLoss,
     colour_loss,
+    detail_loss,
     gradient_loss,
     ssim_loss,
     structure_loss,
@@ -13,10 +15,12 @@ from .pixel import (
 
 __all__ = [
     "ColourLoss",
+    "DetailLoss",
     "GradientLoss",
     "SSIMLoss",
     "StructureLoss",
     "colour_loss",
+    "detail_loss",
     "gradient_loss",
     "ssim_loss",
     "structure_loss",

@@ -55,6 +55,26 @@ def ssim_loss(output: Tensor, target: Tensor) -> Tensor:
     return 1 - ssim(output, target).mean()
 
 
+def detail_loss(output: Tensor, target: Tensor, window: int = 15) -> Tensor:
+    """Mean absolute difference of what is left after each pixel's surroundings are taken away.
+
+    Where output and reference differ in exposure, as they must when nobody can know how bright the photographer wanted the
+    picture, the sign of the plain difference is that of the exposure error and says nothing about noise; here it does.
+
+    Args:
+        output: ``(B, C, H, W)``.
+        target: Same shape.
+        window: Edge of the averaged surroundings in pixels, odd; narrower on images that are smaller.
+
+    Returns:
+        A scalar.
+    """
+    difference = output - target
+    window = min(window, *(edge - 1 + edge % 2 for edge in difference.shape[2:]))
+    average = F.avg_pool2d(difference, window, 1, window // 2, count_include_pad=False)
+    return (difference - average).abs().mean()
+
+
 def colour_loss(output: Tensor, target: Tensor, eps: float = 1e-2) -> Tensor:
     """One minus the cosine between the colours of output and target, averaged over pixels.
 
@@ -93,6 +113,21 @@ class SSIMLoss(nn.Module):
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         return ssim_loss(output, target)
+
+
+class DetailLoss(nn.Module):
+    """Module form of :func:`detail_loss`.
+
+    Args:
+        window: See there.
+    """
+
+    def __init__(self, window: int = 15) -> None:
+        super().__init__()
+        self.window = window
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return detail_loss(output, target, self.window)
 
 
 class ColourLoss(nn.Module):

@@ -51,6 +51,8 @@ class LossConfig:
     """Weight of ``1 - SSIM``."""
     gradient: float = 0.1
     """Weight of the gradient loss."""
+    detail: float = 0.0
+    """Weight of the detail loss: L1 after subtracting each pixel's surroundings, blind to errors of exposure."""
     colour: float = 0.0
     """Weight of the colour loss: one minus the cosine between the colours of output and reference."""
     illumination: float = 0.1

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Batch, StepData, UnpairedBatch
-from ..losses import colour_loss, gradient_loss, ssim_loss, structure_loss
+from ..losses import colour_loss, detail_loss, gradient_loss, ssim_loss, structure_loss
 from ..losses.semantic import SemanticContrastiveLoss, SemanticPerceptualLoss
 from ..network import SemiLLIE
 from ..network.thumbnail import brighten, sample_region
@@ -96,6 +96,8 @@ class Objective(nn.Module):
                 # The released trainer adds the gradient of its network's second output, which is the same number.
                 count = 2 if compat else 1
                 terms["gradient"] = count * weights.gradient * gradient_loss(output.image, batch.high)
+            if weights.detail:
+                terms["detail"] = weights.detail * detail_loss(output.image, batch.high)
             if weights.colour:
                 terms["colour"] = weights.colour * colour_loss(output.image, batch.high)
             if weights.illumination and output.illumination is not None and not restoring:
