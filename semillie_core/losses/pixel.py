@@ -58,8 +58,9 @@ def ssim_loss(output: Tensor, target: Tensor) -> Tensor:
 def detail_loss(output: Tensor, target: Tensor, window: int = 15) -> Tensor:
     """Mean absolute difference of what is left after each pixel's surroundings are taken away.
 
-    Where output and reference differ in exposure, as they must when nobody can know how bright the photographer wanted the
-    picture, the sign of the plain difference is that of the exposure error and says nothing about noise; here it does.
+    Where output and reference differ in exposure, as they must when nobody can know how bright the photographer
+    wanted the picture, the sign of the plain difference is that of the exposure error and says nothing about noise;
+    here it does.
 
     Args:
         output: ``(B, C, H, W)``.
