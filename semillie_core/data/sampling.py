@@ -48,8 +48,6 @@ class Batch:
     """The dark frames at thumbnail size, ``(B, 3, h, w)``."""
     region: Tensor
     """Where the crops lie, ``(B, 4)`` as top, left, height, width in fractions of the frame."""
-    brightness: Tensor
-    """Mean value of the whole reference frames, ``(B,)``."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +233,7 @@ class TrainingData:
                     generator,
                 )
             window, region = self._window(low, crop, generator)
-            samples.append((low[window], high[window], self._shrink(low, shape), region, high.mean()))
+            samples.append((low[window], high[window], self._shrink(low, shape), region))
         return Batch(*(torch.stack(column) for column in zip(*samples, strict=True)))
 
     def unpaired(self, step: int, size: int, crop: int, slots: Sequence[int] | None = None) -> UnpairedBatch:

@@ -29,16 +29,8 @@ class Phase:
     """Edge of the crops in pixels; 0 takes whole frames."""
     unpaired: int = 0
     """Crops of unpaired photos per step for the mean teacher; 0 trains on pairs alone."""
-    part: str = "all"
-    """What learns. ``"all"``: everything together. For networks with a thumbnail also ``"illumination"``: the thumbnail
-    estimator alone, from how the brightened frame compares with the reference; and ``"restoration"``: everything
-    else, with
-    the estimate shifted to the reference's mean brightness, so that noise and colour are learned without guessing
-    how bright the photographer wanted the picture."""
 
     def __post_init__(self) -> None:
-        if self.part not in ("all", "illumination", "restoration"):
-            raise ValueError(f"part must be all, illumination or restoration, got {self.part!r}.")
         if self.steps < 1 or self.batch_size < 1 or self.crop < 0 or self.unpaired < 0:
             raise ValueError(f"A phase needs steps and batch_size of at least 1, got {self}.")
 
@@ -100,8 +92,7 @@ class OptimizerConfig:
     final_learning_rate: float = 1e-6
     """Learning rate of the last step (cosine)."""
     schedule: str = "cosine"
-    """``"cosine"``: warm-up and cosine over each stretch of phases of the same part; ``"released"``: a tenth after
-    epoch 101 and again after 151."""
+    """``"cosine"``: warm-up and cosine; ``"released"``: a tenth after epoch 101 and again after 151."""
     warmup_steps: int = 100
     """Steps of linear warm-up (cosine)."""
     epoch_steps: int = 0

@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from ..data import Batch, StepData, UnpairedBatch
 from ..losses import colour_loss, detail_loss, gradient_loss, ssim_loss, structure_loss
 from ..losses.semantic import SemanticContrastiveLoss, SemanticPerceptualLoss
-from ..network import SemiLLIE
-from ..network.thumbnail import brighten, sample_region
 from ..ram import SemanticEncoder
-from .config import Phase, TrainConfig
+from .config import TrainConfig
 from .errors import TrainingError
 from .schedules import consistency_weight
 from .students import Enhanced, View, enhance_view
@@ -70,23 +68,15 @@ class Objective(nn.Module):
         Returns:
             Scalars with gradient to the student alone.
         """
-        phase = self.config.phase(step)
-        if phase.part == "illumination":
-            return self._illumination_terms(data.paired)
-        terms = self._paired_terms(data.paired, phase, step)
+        terms = self._paired_terms(data.paired, step)
         if data.unpaired is not None:
             weight = consistency_weight(self.config.consistency, self.config.optimizer, step)
-            terms |= {
-                name: weight * term for name, term in self._unpaired_terms(data.unpaired, phase).items()
-            }
+            terms |= {name: weight * term for name, term in self._unpaired_terms(data.unpaired).items()}
         return terms
 
-    def _paired_terms(self, batch: Batch, phase: Phase, step: int) -> dict[str, Tensor]:
+    def _paired_terms(self, batch: Batch, step: int) -> dict[str, Tensor]:
         weights, compat = self.config.loss, self.config.official_compat
-        restoring = phase.part == "restoration"
-        output = self._enhance(
-            View(batch.low, batch.thumbnail, batch.region), batch.brightness if restoring else None, restoring
-        )
+        output = self._enhance(View(batch.low, batch.thumbnail, batch.region))
         # Sums of squares over windows cancel in bf16.
         with torch.autocast(batch.low.device.type, enabled=False):
             terms = {"structure": structure_loss(output.image, batch.high)}
@@ -100,31 +90,26 @@ class Objective(nn.Module):
                 terms["detail"] = weights.detail * detail_loss(output.image, batch.high)
             if weights.colour:
                 terms["colour"] = weights.colour * colour_loss(output.image, batch.high)
-            if weights.illumination and output.illumination is not None and not restoring:
+            if weights.illumination and output.illumination is not None:
                 coarse = _coarse_structure(output.illumination, batch.high)
                 terms["illumination"] = weights.illumination * coarse
         if weights.perceptual and step >= weights.perceptual_from:
             terms["perceptual"] = weights.perceptual * self.perceptual(output.image, batch.high)
         return terms
 
-    def _unpaired_terms(self, batch: UnpairedBatch, phase: Phase) -> dict[str, Tensor]:
+    def _unpaired_terms(self, batch: UnpairedBatch) -> dict[str, Tensor]:
         weights = self.config.consistency
         target = self._pseudo_label(batch)
-        restoring = phase.part == "restoration"
-        output = self._enhance(
-            View(batch.strong, batch.strong_thumbnail, batch.region),
-            target.brightness if restoring else None,
-            restoring,
-        )
-        terms = {"consistency": F.l1_loss(output.image, target.image)}
+        output = self._enhance(View(batch.strong, batch.strong_thumbnail, batch.region))
+        terms = {"consistency": F.l1_loss(output.image, target)}
         if weights.contrastive:
-            contrast = self.contrastive(output.image, target.image, batch.strong)
+            contrast = self.contrastive(output.image, target, batch.strong)
             terms["contrastive"] = weights.contrastive * contrast
         return terms
 
-    def _enhance(self, view: View, brightness: Tensor | None, restoring: bool) -> Enhanced:
+    def _enhance(self, view: View) -> Enhanced:
         """The student's output, in full precision."""
-        output = enhance_view(self.student, view, brightness=brightness, frozen_illumination=restoring)
+        output = enhance_view(self.student, view)
         output = output._replace(image=_full_precision(output.image))
         if not torch.isfinite(output.image).all():
             raise TrainingError(
@@ -134,22 +119,12 @@ class Objective(nn.Module):
         return output
 
     @torch.no_grad()
-    def _pseudo_label(self, batch: UnpairedBatch) -> Enhanced:
+    def _pseudo_label(self, batch: UnpairedBatch) -> Tensor:
         """The teacher's output on the weak view, or the bank's where it has one."""
         (teacher,) = self._teacher
         output = enhance_view(teacher, View(batch.weak, batch.weak_thumbnail, batch.region))
         own = _full_precision(output.image)
-        image = torch.where(batch.has_pseudo[:, None, None, None], batch.pseudo.to(own.dtype), own)
-        return output._replace(image=image)
-
-    def _illumination_terms(self, batch: Batch) -> dict[str, Tensor]:
-        """The estimator alone: the brightened frame against the reference, from afar."""
-        network = cast(SemiLLIE, self.student)
-        frame = network.estimate_frame(batch.thumbnail)
-        assert frame is not None  # the trainer has checked that there is a thumbnail  # noqa: S101
-        size = (batch.low.shape[2], batch.low.shape[3])
-        gain = sample_region(frame.log_gain, batch.region, size)
-        return {"illumination": _coarse_structure(brighten(batch.low, gain), batch.high)}
+        return torch.where(batch.has_pseudo[:, None, None, None], batch.pseudo.to(own.dtype), own)
 
 
 def _full_precision(image: Tensor) -> Tensor:

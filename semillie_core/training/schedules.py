@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 from .config import ConsistencyConfig, OptimizerConfig, TeacherConfig, TrainConfig
@@ -19,7 +18,7 @@ def epoch(config: OptimizerConfig, step: int) -> int:
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Learning rate of a step, counted from 0.
 
-    Cosine: linear warm-up, then a cosine from the peak to the final rate, over each stretch of phases of one part.
+    Cosine: linear warm-up, then a cosine from the peak to the final rate.
     Released: ``MultiStepLR([100, 150], 0.1)`` stepped with ``epoch - 1`` at the epoch's end, which comes to a
     tenth from epoch 102 on and another tenth from 152.
     """
@@ -27,15 +26,9 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     if optimizer.schedule == "released":
         drops = sum(epoch(optimizer, step) > last for last in _RELEASED_DROPS)
         return optimizer.learning_rate * 0.1**drops
-    length = 0
-    for _, stretch in itertools.groupby(config.phases, key=lambda phase: phase.part):
-        length = sum(phase.steps for phase in stretch)
-        if step < length:
-            break
-        step -= length
     if step < optimizer.warmup_steps:
         return optimizer.learning_rate * (step + 1) / optimizer.warmup_steps
-    progress = (step - optimizer.warmup_steps) / max(length - 1 - optimizer.warmup_steps, 1)
+    progress = (step - optimizer.warmup_steps) / max(config.steps - 1 - optimizer.warmup_steps, 1)
     span = optimizer.learning_rate - optimizer.final_learning_rate
     return optimizer.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 

@@ -184,7 +184,7 @@ def whole_frames(
     if weak is not None and strong is not None:
         none = torch.zeros(len(weak), dtype=torch.bool, device=weak.device)
         unpaired = UnpairedBatch(weak, strong, weak, strong, _everywhere(weak), torch.zeros_like(weak), none)
-    return StepData(Batch(low, high, low, _everywhere(low), high.mean((1, 2, 3))), unpaired)
+    return StepData(Batch(low, high, low, _everywhere(low)), unpaired)
 
 
 def _everywhere(images: Tensor) -> Tensor:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..network import SemiLLIE
-from ..network.thumbnail import FrameIllumination, brighten, make_thumbnail
 from ..weights import load_model
 from .config import TrainConfig
 from .errors import TrainingError
-
-_BISECTIONS = 20
-_LARGEST_SHIFT = 4.0
 
 
 class View(NamedTuple):
@@ -36,8 +31,6 @@ class Enhanced(NamedTuple):
     """``(B, 3, S, S)``, not clamped."""
     illumination: Tensor | None
     """The brightened image, from networks with a thumbnail."""
-    brightness: Tensor | None
-    """Mean of the brightened frames, ``(B,)``, from networks with a thumbnail."""
 
 
 def build_student(config: TrainConfig) -> nn.Module:
@@ -81,35 +74,22 @@ def _spandrel_network(path: str) -> nn.Module:
     return module.float().requires_grad_(True).train()
 
 
-def enhance_view(
-    network: nn.Module, view: View, *, brightness: Tensor | None = None, frozen_illumination: bool = False
-) -> Enhanced:
+def enhance_view(network: nn.Module, view: View) -> Enhanced:
     """Run a student or teacher over crops.
 
     Args:
         network: Ours, or any module from images to images.
         view: The crops.
-        brightness: Shift the estimated illumination so that the brightened frames have these means, ``(B,)``;
-            networks with a thumbnail only.
-        frozen_illumination: Send no gradient to the illumination estimate.
 
     Raises:
         TrainingError: The module returns something else than images of the input's size.
     """
     if not isinstance(network, SemiLLIE):
-        return Enhanced(_enhance_padded(network, view.image), None, None)
+        return Enhanced(_enhance_padded(network, view.image), None)
     if not network.config.thumbnail:
-        return Enhanced(network(view.image).image, None, None)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen_illumination):
-        frame = network.estimate_frame(view.thumbnail)
-        assert frame is not None  # noqa: S101  (the network has a thumbnail)
-        if brightness is not None:
-            frame = at_brightness(frame, view.thumbnail, brightness)
-    prediction = network(view.image, frame, view.region)
-    with torch.no_grad():
-        thumbnail = make_thumbnail(view.thumbnail, network.config.thumbnail)
-        means = brighten(thumbnail, frame.log_gain).mean((1, 2, 3))
-    return Enhanced(prediction.image, prediction.illumination, means)
+        return Enhanced(network(view.image).image, None)
+    prediction = network(view.image, network.estimate_frame(view.thumbnail), view.region)
+    return Enhanced(prediction.image, prediction.illumination)
 
 
 def _enhance_padded(network: nn.Module, image: Tensor) -> Tensor:
@@ -122,22 +102,3 @@ def _enhance_padded(network: nn.Module, image: Tensor) -> Tensor:
     if not isinstance(output, Tensor) or output.shape != padded.shape:
         raise TrainingError(f"{type(network).__name__} does not return images of its input's size.")
     return output[:, :, :height, :width]
-
-
-@torch.no_grad()
-def at_brightness(frame: FrameIllumination, thumbnail: Tensor, brightness: Tensor) -> FrameIllumination:
-    """Shift the log gain of each frame so that the brightened thumbnail has a given mean, by bisection.
-
-    Args:
-        frame: The estimate.
-        thumbnail: ``(B, 3, h, w)``.
-        brightness: Wanted means, ``(B,)``.
-    """
-    low = brightness.new_full((len(brightness), 1, 1, 1), -_LARGEST_SHIFT)
-    high = -low
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        means = brighten(thumbnail, frame.log_gain + middle).mean((1, 2, 3), keepdim=True)
-        too_dark = means < brightness.view_as(means)
-        low, high = torch.where(too_dark, middle, low), torch.where(too_dark, high, middle)
-    return FrameIllumination(frame.log_gain + (low + high) / 2, frame.features)

@@ -310,13 +310,6 @@ def _check(config: TrainConfig, process: Process, student: nn.Module | None) -> 
             raise TrainingError(
                 f"run_dir {config.run_dir} lies inside the data folder {folder}, which stays as it is. Choose another."
             )
-    parts = {phase.part for phase in config.phases}
-    network = student.config if isinstance(student, SemiLLIE) else config.network
-    foreign = config.spandrel or not isinstance(student, SemiLLIE | None)
-    if parts != {"all"} and (foreign or not network.thumbnail):
-        raise TrainingError(
-            "Only networks with a thumbnail can be trained in parts: set every phase's part to all."
-        )
     if any(p.unpaired for p in config.phases) and not (
         config.data.unpaired or config.data.unpaired_from_pairs or config.data.manifest
     ):

@@ -7,10 +7,12 @@ import torch
 
 from semillie_core.losses import (
     ColourLoss,
+    DetailLoss,
     GradientLoss,
     SSIMLoss,
     StructureLoss,
     colour_loss,
+    detail_loss,
     gradient_loss,
     ssim_loss,
     structure_loss,
@@ -86,3 +88,28 @@ def test_modules_are_their_functions(module, function):
     output.requires_grad_()
     module(output, target).backward()
     assert output.grad.abs().sum() > 0
+
+
+def test_detail_loss_sees_noise_and_not_exposure():
+    target = torch.rand(2, 3, 40, 33, dtype=torch.float64)
+    assert detail_loss(target + 0.2, target) < 1e-12
+    noise = 0.05 * torch.randn_like(target)
+    hidden = 0.2 + noise
+    # The gradient of a plain L1 loss is the same everywhere under an exposure error; this one's follows the noise.
+    output = (target + hidden).requires_grad_()
+    (gradient,) = torch.autograd.grad(detail_loss(output, target), output)
+    correlation = torch.corrcoef(torch.stack([gradient.flatten(), noise.flatten()]))[0, 1]
+    assert correlation > 0.7
+    assert torch.equal(DetailLoss()(output, target), detail_loss(output, target))
+
+
+def test_detail_loss_is_the_difference_from_a_local_mean():
+    output, target = torch.rand(2, 1, 1, 7, 9, dtype=torch.float64)
+    difference = (output - target)[0, 0]
+    expected = 0.0
+    for y in range(7):
+        for x in range(9):
+            around = difference[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+            expected += abs(difference[y, x] - around.mean()).item()
+    assert detail_loss(output, target, window=3).item() == pytest.approx(expected / 63, abs=1e-12)
+    assert detail_loss(output, target).isfinite()

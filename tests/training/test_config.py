@@ -58,17 +58,12 @@ def test_hash_ignores_where_and_how_a_run_computes(config):
     assert dataclasses.replace(config, seed=1).sha256() != config.sha256()
 
 
-def test_learning_rate_warms_up_and_decays_over_each_part(config):
+def test_learning_rate_warms_up_and_decays(config):
     rates = [learning_rate(config, step) for step in range(config.steps)]
     assert rates[0] == config.optimizer.learning_rate / 2
     assert max(rates) == config.optimizer.learning_rate
     assert rates[-1] == pytest.approx(config.optimizer.final_learning_rate)
     assert rates[2:] == sorted(rates[2:], reverse=True)
-    parts = dataclasses.replace(
-        config, phases=(Phase(10, 1, 0, part="illumination"), Phase(10, 1, 8, part="restoration"))
-    )
-    rates = [learning_rate(parts, step) for step in range(20)]
-    assert rates[:10] == rates[10:]
 
 
 def test_released_schedules(shared_dir, config):

@@ -112,9 +112,6 @@ def test_a_given_module_is_the_student(short, tmp_path):
     assert not torch.equal(given.weight, before)
     with pytest.raises(TrainingError, match="another student"):
         train(short, student=torch.nn.Conv2d(3, 3, 1))
-    parts = replace(short, phases=(Phase(1, 1, 32, part="restoration"),), run_dir=str(tmp_path / "parts"))
-    with pytest.raises(TrainingError, match="thumbnail"):
-        train(parts, student=torch.nn.Conv2d(3, 3, 1))
 
 
 def test_a_module_of_another_output_size_is_refused(short):

@@ -161,7 +161,6 @@ def test_an_exploding_loss_stops_the_run_and_keeps_the_checkpoint(config, tmp_pa
     ("change", "says"),
     [
         ({"phases": (Phase(2, 3, 32),), "optimizer": {"accumulate": 2}}, "multiple of 2"),
-        ({"phases": (Phase(2, 2, 32, part="restoration"),), "network": {"thumbnail": 0}}, "thumbnail"),
         ({"data": {"unpaired": ()}}, "data.unpaired"),
         ({"official_compat": True}, "epoch_steps"),
     ],
@@ -178,24 +177,6 @@ def test_validation_photos_must_not_be_training_photos(config):
     data = replace(config.data, val_low=config.data.sources[0].low, val_high=config.data.sources[0].high)
     with pytest.raises(ValueError, match="among the training photos"):
         train(replace(config, data=data))
-
-
-def test_parts_train_what_they_name(config):
-    phases = (Phase(2, 2, 0, part="illumination"), Phase(2, 2, 32, 2, part="restoration"))
-    states = {}
-    for count in (1, 2):
-        shortened = replace(config, phases=phases[:count], run_dir=f"{config.run_dir}{count}")
-        result = train(shortened)
-        states[count] = torch.load(result.last.parent / "state.pt", weights_only=True)["student"]
-    torch.manual_seed(config.seed)
-    states[0] = SemiLLIE(config.network).state_dict()
-    for before, after, learning in ((0, 1, "estimator."), (1, 2, "layers.")):
-        for key, value in states[after].items():
-            changed = not torch.equal(value, states[before][key])
-            assert not changed or key.startswith("estimator.") == (learning == "estimator."), key
-        assert any(
-            not torch.equal(v, states[before][k]) for k, v in states[after].items() if k.startswith(learning)
-        )
 
 
 def test_the_command_trains_and_names_mistakes(config, tmp_path, capsys):
