@@ -63,7 +63,7 @@ def config(arm: str, fraction: float, seed: int, shared: Path, runs: Path, threa
         ),
         network=dataclasses.replace(COMPACT, drop_path_rate=0.0),
         phases=(Phase(STEPS, 4, 112, options["unpaired"]),),
-        loss=LossConfig(perceptual=options["perceptual"]),
+        loss=LossConfig(detail=1.0, perceptual=options["perceptual"]),
         consistency=ConsistencyConfig(weight=0.2, ramp_steps=400, contrastive=options["contrastive"]),
         optimizer=OptimizerConfig(learning_rate=8e-4),
         teacher=TeacherConfig(decay=0.995),

@@ -117,6 +117,13 @@ class Enhance(io.ComfyNode):
                     tooltip="Where to enhance: 1 fully, 0 not at all. Same size as the image; one mask "
                     "serves the whole batch. Without a mask everything is enhanced.",
                 ),
+                io.Boolean.Input(
+                    "keep_well_lit",
+                    default=True,
+                    optional=True,
+                    tooltip="Leave photos that are lit well already nearly as they are; photos in between are "
+                    "enhanced in part. Turn it off to brighten them all the same. Default: on.",
+                ),
             ],
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="The brightened images."),
@@ -141,6 +148,7 @@ class Enhance(io.ComfyNode):
         tiling: str,
         images_per_pass: int,
         mask: Tensor | None = None,
+        keep_well_lit: bool = True,
     ) -> io.NodeOutput:
         """Enhance the batch."""
         count, height, width, _ = image.shape
@@ -153,7 +161,9 @@ class Enhance(io.ComfyNode):
         result = enhance(
             model.model,
             image.movedim(-1, 1),
-            controls=EnhanceControls(strength, brightness, saturation, protect_highlights),
+            controls=EnhanceControls(
+                strength, brightness, saturation, protect_highlights, keep_well_lit=keep_well_lit
+            ),
             mask=mask,
             tile=tile,
             batch_size=per_pass,

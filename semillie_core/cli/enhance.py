@@ -74,6 +74,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="X",
         help="how far bright areas keep the photo, 0 to 1 (default: 0)",
     )
+    look.add_argument(
+        "--also-well-lit",
+        action="store_true",
+        help="enhance photos that are lit well already, too (default: they stay nearly as they are)",
+    )
     add_model_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -85,7 +90,13 @@ def run(args: argparse.Namespace) -> int:
     if not 1 <= args.quality <= 100:
         raise UsageError(f"--quality must be between 1 and 100, got {args.quality}.")
     try:
-        controls = EnhanceControls(args.strength, args.brightness, args.saturation, args.protect_highlights)
+        controls = EnhanceControls(
+            args.strength,
+            args.brightness,
+            args.saturation,
+            args.protect_highlights,
+            keep_well_lit=not args.also_well_lit,
+        )
     except ValueError as error:
         raise UsageError(f"--{str(error).replace('_', '-')}") from error
     photos, failures = find_photos(args.photos, args.recursive, args.output)

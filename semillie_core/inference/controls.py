@@ -8,17 +8,24 @@ import torch
 from torch import Tensor
 
 from ..colour import linear_to_srgb, srgb_to_linear
+from ..network.thumbnail import make_thumbnail
 
 LUMA = (0.2126, 0.7152, 0.0722)
 """Rec. 709 luma weights."""
 
+WELL_LIT_START, WELL_LIT_FULL = 0.16, 0.28
+"""Median luma of a photo from which ``keep_well_lit`` acts, and from which it acts fully. Of the dark photos of LOL and
+SICE 95 % lie below 0.16, and of their references 95 % above 0.22."""
+
 HIGHLIGHT_START, HIGHLIGHT_FULL = 0.5, 0.9
 """Input luma from which ``protect_highlights`` acts, and from which it acts fully."""
+
+_THUMBNAIL = 64
 
 
 @dataclass(frozen=True)
 class EnhanceControls:
-    """Adjustments around the network; the defaults leave its output as it is.
+    """Adjustments around the network; the defaults leave its output as it is where the photo is dark.
 
     Raises:
         ValueError: A value is outside its range.
@@ -32,6 +39,8 @@ class EnhanceControls:
     """Colourfulness of the enhanced image, in [0, 4]: 0 is grey, 1 unchanged."""
     protect_highlights: float = 0.0
     """How far areas that are already bright keep the input, in [0, 1]."""
+    keep_well_lit: bool = True
+    """Enhance a photo the less, the nearer its median luma comes to that of a photo that is lit well."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -48,7 +57,7 @@ class EnhanceControls:
         """Adjust an enhanced image and blend it with the original.
 
         Args:
-            original: ``(B, 3, H, W)`` in [0, 1].
+            original: Whole photos, ``(B, 3, H, W)`` in [0, 1].
             enhanced: Same shape, in [0, 1].
             mask: ``(B or 1, H, W)`` in [0, 1]; the original stays where it is 0.
 
@@ -63,13 +72,36 @@ class EnhanceControls:
             result = (grey + self.saturation * (result - grey)).clamp(0, 1)
         weight: Tensor | float = self.strength
         if self.protect_highlights:
-            ramp = ((luma(original) - HIGHLIGHT_START) / (HIGHLIGHT_FULL - HIGHLIGHT_START)).clamp(0, 1)
-            weight = weight * (1 - self.protect_highlights * ramp * ramp * (3 - 2 * ramp))
+            ramp = _smooth_step(luma(original), HIGHLIGHT_START, HIGHLIGHT_FULL)
+            weight = weight * (1 - self.protect_highlights * ramp)
+        if self.keep_well_lit:
+            need = darkness(original)
+            if bool((need < 1).any()):
+                weight = weight * need.view(-1, 1, 1, 1)
         if mask is not None:
             weight = weight * mask.unsqueeze(1)
         if isinstance(weight, float | int) and weight == 1:
             return result
         return original + weight * (result - original)
+
+
+def darkness(image: Tensor) -> Tensor:
+    """How far photos are from being lit well, from the median luma of their thumbnails.
+
+    Args:
+        image: ``(B, 3, H, W)`` sRGB in [0, 1].
+
+    Returns:
+        ``(B,)``: 1 up to a median of :data:`WELL_LIT_START`, 0 from :data:`WELL_LIT_FULL`, smooth in between.
+    """
+    # Noise and texture do not count, so the median is that of areas.
+    small = luma(make_thumbnail(image, _THUMBNAIL)).flatten(1)
+    return 1 - _smooth_step(small.median(dim=1).values, WELL_LIT_START, WELL_LIT_FULL)
+
+
+def _smooth_step(values: Tensor, start: float, full: float) -> Tensor:
+    ramp = ((values - start) / (full - start)).clamp(0, 1)
+    return ramp * ramp * (3 - 2 * ramp)
 
 
 def luma(image: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ ENHANCE = {
     "protect_highlights": 0.0,
     "tiling": "auto",
     "images_per_pass": 1,
+    "keep_well_lit": True,
 }
 TAG = {
     "threshold_mode": "per_tag",

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semillie_core.inference import EnhanceControls, enhance
-from semillie_core.inference.controls import expose, luma
+from semillie_core.inference.controls import darkness, expose, luma
 from semillie_core.inference.tiling import plan_tiles
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
 
@@ -196,3 +196,26 @@ def test_half_precision_weights_work(dtype):
     assert torch.isfinite(half).all()
     assert half.dtype == torch.float32
     assert (half - exact).abs().mean() < 0.02
+
+
+def test_photos_that_are_lit_well_stay_as_they_are(network):
+    dark, between, bright = (torch.full((1, 3, 20, 30), value) for value in (0.1, 0.22, 0.4))
+    plain = EnhanceControls(keep_well_lit=False)
+    batch = torch.cat([dark, between, bright])
+    forced, kept = enhance(network, batch, controls=plain).image, enhance(network, batch).image
+    assert torch.equal(kept[0], forced[0])
+    assert torch.equal(kept[2], bright[0])
+    torch.testing.assert_close(kept[1], (between[0] + forced[1]) / 2)
+    # A dark photo with a bright window is dark.
+    window = dark.clone()
+    window[..., :8, :10] = 1.0
+    assert torch.equal(enhance(network, window).image, enhance(network, window, controls=plain).image)
+
+
+def test_tiles_share_the_judgement_of_their_frame(network):
+    photo = torch.full((1, 3, 150, 300), 0.1)
+    photo[..., 160:] = 0.5
+    assert torch.equal(darkness(photo), torch.ones(1))
+    bright_tile = enhance(network, photo, tile=128).image[..., 280:]
+    assert not torch.equal(bright_tile, photo[..., 280:])
+    assert torch.equal(enhance(network, photo[..., 160:]).image, photo[..., 160:])
