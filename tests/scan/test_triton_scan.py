@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,6 +38,21 @@ def test_in_the_interpreter():
         command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.skipif(ON_GPU or INTERPRETED, reason="takes a process of its own")
+def test_the_benchmark_runs_in_the_interpreter():
+    pytest.importorskip("triton", reason="the package triton is not installed")
+    result = subprocess.run(
+        [sys.executable, "-m", "benchmarks.scan_gpu"],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("forward") == 4
 
 
 @pytest.fixture
