@@ -72,6 +72,9 @@ class DataConfig:
     """Range of simulated exposures, in stops."""
     uneven_light: float = 0.0
     """Share of simulations whose darkness varies over the frame, as between a lamp and the night around it."""
+    backlit: float = 0.0
+    """Share of simulations that leave the bright areas of the reference bright, as skies and windows are in photos of what
+    stands before them."""
     camera: float = 0.0
     """Share of simulations softened as by demosaicing, and, independently, compressed as by JPEG."""
     identity: float = 0.0
@@ -103,7 +106,7 @@ class DataConfig:
             raise ValueError(f"data.pair_fraction must be in (0, 1], got {self.pair_fraction}.")
         if not 0 < self.frame_scale <= 1:
             raise ValueError(f"data.frame_scale must be in (0, 1], got {self.frame_scale}.")
-        for name in ("synthetic", "identity", "uneven_light", "camera"):
+        for name in ("synthetic", "identity", "uneven_light", "backlit", "camera"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"data.{name} must be in [0, 1], got {getattr(self, name)}.")
         if self.synthetic + self.identity > 1:

@@ -7,6 +7,7 @@ of light and noise act in linear light, where cameras meet them.
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +30,15 @@ def darken(reference: Tensor, config: DataConfig, generator: torch.Generator) ->
 
     Args:
         reference: The picture.
-        config: Exposures, and how often darkness is uneven and the camera adds softness and compression.
+        config: Exposures, and how often darkness is uneven or spares what is bright, and the camera adds softness and
+            compression.
         generator: Source of randomness.
     """
     exposure = uniform(generator, *config.exposure_ev)
-    if chance(generator, config.uneven_light):
+    if chance(generator, config.backlit):
+        light = srgb_to_linear(reference) * 2 ** (exposure * (1 - _bright_areas(reference, generator)))
+        reference, exposure = linear_to_srgb(light), 0.0
+    if exposure and chance(generator, config.uneven_light):
         cells = (2 + integer(generator, 3), 2 + integer(generator, 3))
         grid = torch.rand(1, 1, *cells, generator=generator)
         field = F.interpolate(grid, reference.shape[1:], mode="bicubic", align_corners=True)[0].clamp(0, 1)
@@ -53,6 +58,16 @@ def darken(reference: Tensor, config: DataConfig, generator: torch.Generator) ->
     if chance(generator, config.camera):
         dark = _recompress(dark, int(uniform(generator, 75, 98)))
     return dark
+
+
+def _bright_areas(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Where a picture is bright, ``(1, H, W)`` from 0 to 1; from pixel by pixel to soft, from mid-grey up to near white."""
+    size = image.shape[1:]
+    cell = 2 ** uniform(generator, 0.0, math.log2(max(1.0, min(size) / 12)))
+    grey = F.interpolate(_to_grey(image)[None], [max(1, round(s / cell)) for s in size], mode="area")
+    smooth = F.interpolate(grey, size, mode="bilinear", align_corners=False)[0]
+    start = uniform(generator, 0.4, 0.65)
+    return ((smooth - start) / 0.25).clamp(0, 1)
 
 
 def relight(image: Tensor, stops: float, colour: float, generator: torch.Generator) -> Tensor:

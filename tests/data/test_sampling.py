@@ -52,6 +52,7 @@ def config(folder):
         unpaired=(UnpairedConfig(str(folder / "night")),),
         synthetic=0.3,
         uneven_light=0.5,
+        backlit=0.4,
         camera=0.5,
         identity=0.2,
         frame_scale=0.6,
@@ -236,14 +237,23 @@ def test_relighting_is_exact_in_linear_light():
 
 def test_simulated_darkness_is_dark_and_uneven_where_asked(config):
     bright = torch.full((3, 60, 60), 0.8)
-    even = replace(config, uneven_light=0.0, camera=0.0)
-    uneven = replace(config, uneven_light=1.0, camera=0.0)
+    even = replace(config, uneven_light=0.0, backlit=0.0, camera=0.0)
+    uneven = replace(even, uneven_light=1.0)
     spreads = []
     for kind in (even, uneven):
         dark = torch.stack([darken(bright, kind, seeded(i)) for i in range(20)])
         assert dark.mean() < 0.55
         spreads.append(torch.nn.functional.avg_pool2d(dark, 20).std((2, 3)).mean())
     assert spreads[1] > 4 * spreads[0]
+
+
+def test_backlight_darkens_what_is_dim_and_spares_what_is_bright(config):
+    scene = torch.cat([torch.full((3, 30, 60), 0.3), torch.full((3, 30, 60), 0.95)], dim=1)
+    backlit = replace(config, uneven_light=1.0, backlit=1.0, camera=0.0, exposure_ev=(-4.0, -3.0))
+    for i in range(10):
+        dark = darken(scene, backlit, seeded(i))
+        assert dark[:, :20].mean() < 0.12
+        assert dark[:, 40:].mean() > 0.85
 
 
 def test_blur_keeps_the_mean_of_a_constant_and_nothing_with_radius_zero():
