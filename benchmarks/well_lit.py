@@ -1,7 +1,8 @@
 """What a model does to photos that need nothing: the output against the input itself.
 
 People feed an enhancer anything. A photo that is lit well already should come out as it went in; this prints the
-PSNR of every such photo to itself after enhancement, the change of its mean brightness in stops, and the mean.
+PSNR of such photos to themselves after enhancement (from the mean squared error over all of a folder, since many come
+out unchanged and have none of their own), how many stay above 30 dB, the least, and the median change of brightness.
 
     python -m benchmarks.well_lit FOLDER [FOLDER...] --model semillie-compact
 """
@@ -9,6 +10,7 @@ PSNR of every such photo to itself after enhancement, the change of its mean bri
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from pathlib import Path
 
@@ -32,7 +34,9 @@ def main() -> None:
     parser.add_argument("--each", action="store_true", help="one line for every photo")
     options = parser.parse_args()
     model = load_model(options.model)
-    print("| folder | photos | PSNR to itself, mean | least | median change, EV |\n|---|---|---|---|---|")
+    print(
+        "| folder | photos | PSNR to itself | above 30 dB | least | median change, EV |\n|---|---|---|---|---|---|"
+    )
     for folder in options.folders:
         scores, changes = [], []
         for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES):
@@ -43,9 +47,10 @@ def main() -> None:
             changes.append(float(torch.log2(light[1] / light[0])))
             if options.each:
                 print(f"  {path.name}: {scores[-1]:.2f} dB, {changes[-1]:+.2f} EV")
+        pooled = -10 * math.log10(max(statistics.mean(10 ** (-score / 10) for score in scores), 1e-10))
         print(
-            f"| {folder} | {len(scores)} | {statistics.mean(scores):.2f} | {min(scores):.2f} "
-            f"| {statistics.median(changes):+.2f} |"
+            f"| {folder.parent.name}/{folder.name} | {len(scores)} | {pooled:.2f} "
+            f"| {sum(score >= 30 for score in scores)} | {min(scores):.2f} | {statistics.median(changes):+.2f} |"
         )
 
 

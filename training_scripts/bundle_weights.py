@@ -1,6 +1,6 @@
-"""Put a run's best weights into the package, with their provenance.
+"""Put a run's weights into the package, with their provenance.
 
-Reads    best.safetensors and config.json of a run folder.
+Reads    best.safetensors, or another file of weights, and config.json of a run folder.
 Writes   NAME.safetensors among the bundled weights, replacing that name's. The model card beside it is written by hand.
 Exits    0 done, 1 failed (the message says why), 2 wrong arguments.
 
@@ -29,10 +29,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, help="folder of the training run")
     parser.add_argument("name", help="name of the bundled model, such as semillie-compact")
+    parser.add_argument(
+        "--weights",
+        default="best.safetensors",
+        help="file in that folder; last.safetensors takes the last step, selecting nothing (default: %(default)s)",
+    )
     parser.add_argument("--data", required=True, help="what the network learned from, for the metadata")
     options = parser.parse_args(arguments)
     try:
-        model = load_model(options.run / "best.safetensors")
+        model = load_model(options.run / options.weights)
         config = json.loads((options.run / "config.json").read_text(encoding="utf-8"))
     except (CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
