@@ -73,8 +73,8 @@ class DataConfig:
     uneven_light: float = 0.0
     """Share of simulations whose darkness varies over the frame, as between a lamp and the night around it."""
     backlit: float = 0.0
-    """Share of simulations that leave the bright areas of the reference bright, as skies and windows are in photos of what
-    stands before them."""
+    """Share of simulations that leave the bright areas of the reference bright, as skies and windows are in photos of
+    what stands before them."""
     camera: float = 0.0
     """Share of simulations softened as by demosaicing, and, independently, compressed as by JPEG."""
     identity: float = 0.0

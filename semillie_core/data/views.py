@@ -61,7 +61,7 @@ def darken(reference: Tensor, config: DataConfig, generator: torch.Generator) ->
 
 
 def _bright_areas(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Where a picture is bright, ``(1, H, W)`` from 0 to 1; from pixel by pixel to soft, from mid-grey up to near white."""
+    """Where a picture is bright, ``(1, H, W)`` in [0, 1]: by pixel or softly, from mid-grey up or near white only."""
     size = image.shape[1:]
     cell = 2 ** uniform(generator, 0.0, math.log2(max(1.0, min(size) / 12)))
     grey = F.interpolate(_to_grey(image)[None], [max(1, round(s / cell)) for s in size], mode="area")
