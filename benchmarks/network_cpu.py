@@ -2,11 +2,12 @@
 
     python -m benchmarks.network_cpu                  # everything (several minutes)
     python -m benchmarks.network_cpu speed profile    # without the loop over tokens
+    python -m benchmarks.network_cpu memory
 
 ``loop`` runs the plain composition (``benchmarks.network_reference``) around the released scan, one Python step per
 token; ``speed`` runs it around this project's scan, so that the rest of the network is all that differs. What is
 compared runs in turn within each round; each ratio is the median over the rounds of the ratio within a round. Times
-are processor time.
+are processor time. ``memory`` is what a step of the paper's network adds to a fresh process (Linux).
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.network_reference import plain_forward
-from benchmarks.scan_cpu import describe, measure, ratio
+from benchmarks.scan_cpu import added_to_peak, describe, measure, ratio
 from benchmarks.scan_reference import released_scan_2d
 from semillie_core.network import COMPACT, PAPER, Prediction, SemiLLIE, SemiLLIEConfig, blocks
 from semillie_core.scan import native, selective_scan_2d
 
-SECTIONS = ("loop", "speed", "profile")
+SECTIONS = ("loop", "speed", "profile", "memory")
 CASES = {
     "paper, inference 128 x 128": (PAPER, (1, 128, 128), False),
     "paper, inference 256 x 256": (PAPER, (1, 256, 256), False),
@@ -37,6 +38,7 @@ CASES = {
     "compact, step 4 of 160 x 160": (COMPACT, (4, 160, 160), True),
 }
 LOOP_CASES = ("paper, inference 128 x 128", "paper, step 64 x 64")
+MEMORY_CASES = (("released", 48), ("ours", 48), ("ours", 256), ("ours, blocks recomputed", 256))
 KINDS = {
     "scan": ("semillie::",),
     "convolutions": ("convolution", "_slow_conv"),
@@ -113,6 +115,28 @@ def kinds_of_operation(task: Callable[[], None]) -> Counter[str]:
     return Counter({kind: time / total for kind, time in shares.items()})
 
 
+def memory_task(way: str, size: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    """A step on a small crop, and a step on one of the given size, of the paper's network."""
+    torch.set_num_threads(1)
+    model = SemiLLIE(SemiLLIEConfig(**{**PAPER.to_dict(), "drop_path_rate": 0.0})).train()
+    model.checkpoint_blocks = way == "ours, blocks recomputed"
+    forward = partial(plain_forward, model, scan=released_scan_2d) if way == "released" else model
+    return lambda: run(forward, torch.rand(1, 3, 16, 16), True), lambda: run(
+        forward, torch.rand(1, 3, int(size), int(size)), True
+    )
+
+
+def memory() -> None:
+    """Peak of a training step."""
+    if sys.platform != "linux":
+        print("\npeak memory: needs Linux's /proc")
+        return
+    print("\npeak memory of forward + backward, paper's network, one crop")
+    for way, edge in MEMORY_CASES:
+        peak = added_to_peak("benchmarks.network_cpu", "memory_task", way, str(edge))
+        print(f"  {way:24}{edge:5} x {edge:<5}{peak:10.0f} MiB{peak * 2**20 / edge**2:12.0f} bytes per pixel")
+
+
 def main() -> None:
     """Run the chosen sections."""
     parser = argparse.ArgumentParser(
@@ -145,6 +169,8 @@ def main() -> None:
             print(f"  {name:32}" + ", ".join(f"{kind} {share:.2f}" for kind, share in shares.most_common()))
             if not CASES[name][2]:
                 print(f"  {'':32}scan with its projection {scan_share(execute, model, options.rounds):.2f}")
+    if "memory" in sections:
+        memory()
     if "loop" in sections:
         print("\ntimes faster than the plain composition around the released scan's loop")
         compare(LOOP_CASES, released_scan_2d, options.rounds)

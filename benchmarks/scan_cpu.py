@@ -220,33 +220,43 @@ def threads(size: int, rounds: int) -> None:
 
 
 PEAK = """
-import sys, torch
-from benchmarks import scan_cpu as s
+import importlib, sys
 
 def peak():
     status = open("/proc/self/status").read()
     return int(status.split("VmHWM:")[1].split()[0])
 
-torch.set_num_threads(1)
-scan = {"released": s.released_scan_2d, "plain": s.with_chunked, "native": s.with_native("auto")}[sys.argv[1]]
-s.forward_backward(scan, s.make_inputs(2, grad=True))
-inputs = s.make_inputs(int(sys.argv[2]), grad=True)
+module, function, *arguments = sys.argv[1:]
+warm_up, task = getattr(importlib.import_module(module), function)(*arguments)
+warm_up()
 before = peak()
-s.forward_backward(scan, inputs)
+task()
 print(peak() - before)
 """
 
 
-def peak_memory(name: str, size: int) -> float:
-    """MiB that one forward and backward pass adds to the process's peak, measured in a fresh process."""
+def added_to_peak(module: str, function: str, *arguments: str) -> float:
+    """MiB that a task adds to the peak memory of a fresh process (Linux).
+
+    ``function(*arguments)`` of the module returns what to run before and what to measure.
+    """
     result = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", PEAK, name, str(size)],
+        [sys.executable, "-c", PEAK, module, function, *arguments],
         check=True,
         capture_output=True,
         text=True,
         cwd=Path(__file__).parent.parent,
     )
     return int(result.stdout) / 1024
+
+
+def memory_task(name: str, size: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    """A pass over a small image, and one forward and backward pass."""
+    torch.set_num_threads(1)
+    scan = {"released": released_scan_2d, "plain": with_chunked, "native": with_native("auto")}[name]
+    inputs = make_inputs(int(size), grad=True)
+    small = make_inputs(2, grad=True)
+    return lambda: forward_backward(scan, small), lambda: forward_backward(scan, inputs)
 
 
 def memory(loop_size: int, size: int) -> None:
@@ -262,7 +272,7 @@ def memory(loop_size: int, size: int) -> None:
         ("plain", size),
         ("native", size),
     ):
-        peak = peak_memory(name, edge)
+        peak = added_to_peak("benchmarks.scan_cpu", "memory_task", name, str(edge))
         print(
             f"  {name:10}{edge:5} x {edge:<5}{peak:10.0f} MiB{peak * 2**20 / edge**2:12.0f} bytes per token"
         )
