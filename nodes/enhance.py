@@ -86,12 +86,12 @@ class Enhance(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "protect_highlights",
-                    default=0.0,
+                    default=1.0,
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="How much areas that are bright already (lamps, sky) keep the original: 0 lets "
-                    "the network decide, 1 leaves them untouched. Default: 0.",
+                    tooltip="How far areas that have light already (lamps, sky, lit walls) are kept from "
+                    "becoming white: 0 lets the network decide, 1 brightens them gently. Default: 1.",
                 ),
                 io.Combo.Input(
                     "tiling",

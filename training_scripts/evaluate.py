@@ -7,7 +7,8 @@ Writes   a Markdown table; with --json also every score. Plain scores come first
 Exits    0 done, 1 failed (the message says why), 2 wrong arguments.
 
 Choose models on validation pairs and report on test pairs, never the other way round. --training-manifest refuses
-images that the model was trained on. --outputs puts a peer's results under the same metrics.
+images that the model was trained on. --outputs puts a peer's results under the same metrics. Scored is the network
+alone; --with-controls scores what users get, with highlights protected and photos that are lit well left alone.
 
     python -m training_scripts.evaluate --model semillie-compact --pairs data/val/low data/val/high
     python -m training_scripts.evaluate --outputs results/peer --pairs data/test/low data/test/high --json peer.json
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from semillie_core.data import find_pairs
 from semillie_core.files import atomic_write
-from semillie_core.inference import enhance
+from semillie_core.inference import NETWORK_ALONE, EnhanceControls, enhance
 from semillie_core.metrics import LPIPSAlex
 from semillie_core.metrics.evaluation import evaluate
 from semillie_core.weights import CheckpointError, load_model
@@ -36,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.outputs is None:
             model = load_model(options.model).to(device=options.device)
             name = f"{model.name} ({model.parameter_count:,} parameters)"
-            enhancer = lambda image: enhance(model, image, tile=options.tile).image  # noqa: E731
+            controls = EnhanceControls() if options.with_controls else NETWORK_ALONE
+            enhancer = lambda image: enhance(model, image, tile=options.tile, controls=controls).image  # noqa: E731
         else:
             name = options.outputs
             enhancer = {pair.name: pair.low for pair in find_pairs(options.outputs, options.pairs[1])}
@@ -97,6 +99,11 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar="PIXELS",
         help="work in tiles of this edge (default: the whole photo at once)",
+    )
+    parser.add_argument(
+        "--with-controls",
+        action="store_true",
+        help="score the enhancer with its default controls instead of the network alone",
     )
     parser.add_argument(
         "--training-manifest",

@@ -70,9 +70,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     look.add_argument(
         "--protect-highlights",
         type=float,
-        default=0.0,
+        default=1.0,
         metavar="X",
-        help="how far bright areas keep the photo, 0 to 1 (default: 0)",
+        help="how far areas with light are kept from becoming white, 0 to 1 (default: 1)",
     )
     look.add_argument(
         "--also-well-lit",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..colour import linear_to_srgb, srgb_to_linear
@@ -17,15 +19,22 @@ WELL_LIT_START, WELL_LIT_FULL = 0.16, 0.28
 """Median luma of a photo from which ``keep_well_lit`` acts, and from which it acts fully. Of the dark photos of LOL and
 SICE 95 % lie below 0.16, and of their references 95 % above 0.22."""
 
-HIGHLIGHT_START, HIGHLIGHT_FULL = 0.5, 0.9
-"""Input luma from which ``protect_highlights`` acts, and from which it acts fully."""
+HIGHLIGHT_INPUT = 0.15, 0.35
+"""Luma of an area of the input from which ``protect_highlights`` acts, and from which it acts fully."""
+
+HIGHLIGHT_OUTPUT = 0.7, 0.95
+"""The same of the enhanced image; both must hold."""
+
+HIGHLIGHT_CEILING = 0.85
+"""Luma to which ``protect_highlights`` brightens such an area."""
 
 _THUMBNAIL = 64
+_GUIDE, _GUIDE_RADIUS, _GUIDE_VARIANCE = 256, 8, 0.01
 
 
 @dataclass(frozen=True)
 class EnhanceControls:
-    """Adjustments around the network; the defaults leave its output as it is where the photo is dark.
+    """Adjustments around the network; the defaults leave its output as it is where photo and area are dark.
 
     Raises:
         ValueError: A value is outside its range.
@@ -37,8 +46,8 @@ class EnhanceControls:
     """Exposure of the enhanced image in stops (EV), in [-4, 4]; applied in linear light, whites roll off."""
     saturation: float = 1.0
     """Colourfulness of the enhanced image, in [0, 4]: 0 is grey, 1 unchanged."""
-    protect_highlights: float = 0.0
-    """How far areas that are already bright keep the input, in [0, 1]."""
+    protect_highlights: float = 1.0
+    """How far areas that have light already are kept from becoming white, in [0, 1]."""
     keep_well_lit: bool = True
     """Enhance a photo the less, the nearer its median luma comes to that of a photo that is lit well."""
 
@@ -65,15 +74,14 @@ class EnhanceControls:
             ``(B, 3, H, W)`` in [0, 1].
         """
         result = enhanced
+        if self.protect_highlights:
+            result = _protect(original, result, self.protect_highlights)
         if self.brightness:
             result = expose(result, self.brightness)
         if self.saturation != 1:
             grey = luma(result)
             result = (grey + self.saturation * (result - grey)).clamp(0, 1)
         weight: Tensor | float = self.strength
-        if self.protect_highlights:
-            ramp = _smooth_step(luma(original), HIGHLIGHT_START, HIGHLIGHT_FULL)
-            weight = weight * (1 - self.protect_highlights * ramp)
         if self.keep_well_lit:
             need = darkness(original)
             if bool((need < 1).any()):
@@ -83,6 +91,10 @@ class EnhanceControls:
         if isinstance(weight, float | int) and weight == 1:
             return result
         return original + weight * (result - original)
+
+
+NETWORK_ALONE = EnhanceControls(protect_highlights=0.0, keep_well_lit=False)
+"""Controls that leave the network's output as it is."""
 
 
 def darkness(image: Tensor) -> Tensor:
@@ -97,6 +109,43 @@ def darkness(image: Tensor) -> Tensor:
     # Noise and texture do not count, so the median is that of areas.
     small = luma(make_thumbnail(image, _THUMBNAIL)).flatten(1)
     return 1 - _smooth_step(small.median(dim=1).values, WELL_LIT_START, WELL_LIT_FULL)
+
+
+def _protect(original: Tensor, enhanced: Tensor, amount: float) -> Tensor:
+    """Where areas that had light would become white, brighten the input itself instead, and less.
+
+    Along ``1 - (1 - x)^g``, with one g per area, its texture keeps its contrast.
+    """
+    before, after = area_luma(original), area_luma(enhanced)
+    exponent = math.log1p(-HIGHLIGHT_CEILING) / torch.log1p(-before.clamp(1e-3, HIGHLIGHT_CEILING))
+    gentle = -torch.expm1(exponent * torch.log1p(-original.clamp(0, 1 - 2**-10)))
+    share = amount * _smooth_step(before, *HIGHLIGHT_INPUT) * _smooth_step(after, *HIGHLIGHT_OUTPUT)
+    return enhanced + share * (gentle - enhanced)
+
+
+def area_luma(image: Tensor) -> Tensor:
+    """Luma without texture, its strong edges kept: a guided filter (He et al., TPAMI 2013) at reduced size.
+
+    Args:
+        image: ``(B, 3, H, W)`` sRGB in [0, 1].
+
+    Returns:
+        ``(B, 1, H, W)``.
+    """
+    guide = luma(image)
+    small = make_thumbnail(guide, _GUIDE)
+
+    def average(values: Tensor) -> Tensor:
+        window = [min(2 * _GUIDE_RADIUS + 1, 2 * ((size - 1) // 2) + 1) for size in values.shape[2:]]
+        padding = [w // 2 for w in window]
+        return F.avg_pool2d(values, window, 1, padding, count_include_pad=False)
+
+    mean = average(small)
+    variance = (average(small * small) - mean * mean).clamp(min=0)
+    slope = variance / (variance + _GUIDE_VARIANCE)
+    line = torch.cat([average(slope), average(mean - slope * mean)], dim=1)
+    line = F.interpolate(line, guide.shape[2:], mode="bilinear", align_corners=False)
+    return line[:, :1] * guide + line[:, 1:]
 
 
 def _smooth_step(values: Tensor, start: float, full: float) -> Tensor:

@@ -15,7 +15,7 @@ ENHANCE = {
     "strength": 1.0,
     "brightness": 0.0,
     "saturation": 1.0,
-    "protect_highlights": 0.0,
+    "protect_highlights": 1.0,
     "tiling": "auto",
     "images_per_pass": 1,
     "keep_well_lit": True,
@@ -99,7 +99,7 @@ LARGE = Example(
             "SemiLLIE_Enhance",
             model=["2", 0],
             image=["1", 0],
-            **ENHANCE | {"tiling": "384", "protect_highlights": 0.5},
+            **ENHANCE | {"tiling": "384"},
         ),
         "4": node("SaveImage", images=["3", 0], filename_prefix="large"),
         "5": node("MaskToImage", mask=["3", 1]),
@@ -117,9 +117,9 @@ LARGE = Example(
     note="## Large photos\n\nWith **tiling** the photo is computed in overlapping squares, so its size is "
     "limited by disk and patience, not by memory. All squares share one estimate of the light, so none "
     "shows.\n\n*auto* tiles only when the whole photo would not fit; 384 here is for show. When memory runs "
-    "out anyway, the size is halved and the work goes on.\n\n**protect_highlights** keeps what was bright "
-    "already.\n\nThe lower picture is the illumination: white where nothing needed brightening. It is a mask "
-    "that other nodes can use.",
+    "out anyway, the size is halved and the work goes on.\n\n**protect_highlights** keeps lamps and sky "
+    "from turning white.\n\nThe lower picture is the illumination: white where nothing needed brightening. "
+    "It is a mask that other nodes can use.",
     note_box=(40, 400, 290, 420),
     saves=("4", "6"),
 )

@@ -23,7 +23,7 @@ CONTROLS = {
     "strength": 1.0,
     "brightness": 0.0,
     "saturation": 1.0,
-    "protect_highlights": 0.0,
+    "protect_highlights": 1.0,
     "tiling": "auto",
     "images_per_pass": 1,
 }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semillie_core.inference import EnhanceControls, enhance
-from semillie_core.inference.controls import darkness, expose, luma
+from semillie_core.inference import NETWORK_ALONE, EnhanceControls, enhance
+from semillie_core.inference.controls import HIGHLIGHT_CEILING, darkness, expose, luma
 from semillie_core.inference.tiling import plan_tiles
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
 
@@ -84,9 +86,33 @@ def test_controls_do_what_they_say(network):
     assert brighter.mean() > plain.mean()
     grey = enhance(network, image, controls=EnhanceControls(saturation=0)).image
     torch.testing.assert_close(grey, luma(plain).expand_as(grey))
-    bright = torch.cat([image, torch.full((1, 3, 24, 8), 0.95)], dim=3)
-    protected = enhance(network, bright, controls=EnhanceControls(protect_highlights=1)).image
-    torch.testing.assert_close(protected[..., -8:], bright[..., -8:])
+
+
+def test_lit_areas_keep_their_texture_and_dark_ones_are_enhanced():
+    generator = torch.Generator().manual_seed(0)
+    texture = 0.03 * torch.randn(1, 1, 64, 96, generator=generator)
+    light = torch.tensor([0.05, 0.4, 0.95]).repeat_interleave(32)
+    original = (light + texture).clamp(0, 1).expand(1, 3, 64, 96)
+    enhanced = 1 - (1 - original) ** 12
+    blown = NETWORK_ALONE.apply(original, enhanced)
+    assert torch.equal(blown, enhanced)
+    kept = replace(NETWORK_ALONE, protect_highlights=1.0).apply(original, enhanced)
+    half = replace(NETWORK_ALONE, protect_highlights=0.5).apply(original, enhanced)
+    torch.testing.assert_close(half, (kept + enhanced) / 2)
+    # Away from the borders of the three areas.
+    dark, wall, lamp = (slice(32 * i + 10, 32 * i + 22) for i in range(3))
+    torch.testing.assert_close(kept[..., dark], enhanced[..., dark])
+    assert enhanced[..., wall].mean() > 0.99
+    assert kept[..., wall].mean() == pytest.approx(HIGHLIGHT_CEILING, abs=0.02)
+    assert kept[..., wall].std() > 5 * enhanced[..., wall].std()
+    torch.testing.assert_close(kept[..., lamp], original[..., lamp], atol=0.02, rtol=0)
+
+
+def test_highlight_protection_takes_any_size():
+    for height, width in ((1, 1), (1, 7), (2, 300), (600, 5)):
+        image = torch.full((2, 3, height, width), 0.5)
+        result = EnhanceControls(keep_well_lit=False).apply(image, torch.ones_like(image))
+        torch.testing.assert_close(result, torch.full_like(image, HIGHLIGHT_CEILING))
 
 
 @given(stops=st.floats(-4, 4), value=st.floats(0, 1))
