@@ -64,9 +64,6 @@ class ConsistencyConfig:
     """Weight of all terms on unpaired photos once the ramp is over."""
     ramp_steps: int = 1000
     """Steps over which that weight grows along ``exp(-5 (1 - t)^2)``; 0 starts with all of it."""
-    pool: int = 1
-    """Edge in pixels of the squares over which both pictures are averaged before their L1 distance. Above 1 the noise
-    that the two views share, being of one photo, is not learned from the teacher."""
     contrastive: float = 1.0
     """Weight of the semantic contrastive loss beside the L1 distance to the teacher."""
     contrastive_form: str = "bounded"
@@ -78,8 +75,6 @@ class ConsistencyConfig:
     """Steps between refreshes of the bank of reliable pseudo-labels; 0 takes the teacher's present output always."""
 
     def __post_init__(self) -> None:
-        if self.pool < 1:
-            raise ValueError(f"consistency.pool must be at least 1, got {self.pool}.")
         if self.contrastive_form not in ("bounded", "ratio", "attract"):
             raise ValueError(
                 f"consistency.contrastive_form must be bounded, ratio or attract, got {self.contrastive_form!r}."

@@ -101,7 +101,7 @@ class Objective(nn.Module):
         weights = self.config.consistency
         target = self._pseudo_label(batch)
         output = self._enhance(View(batch.strong, batch.strong_thumbnail, batch.region))
-        terms = {"consistency": F.l1_loss(_pooled(output.image, weights.pool), _pooled(target, weights.pool))}
+        terms = {"consistency": F.l1_loss(output.image, target)}
         if weights.contrastive:
             contrast = self.contrastive(output.image, target, batch.strong)
             terms["contrastive"] = weights.contrastive * contrast
@@ -132,8 +132,5 @@ def _full_precision(image: Tensor) -> Tensor:
 
 
 def _coarse_structure(output: Tensor, target: Tensor) -> Tensor:
-    return structure_loss(_pooled(output, ILLUMINATION_POOL), _pooled(target, ILLUMINATION_POOL))
-
-
-def _pooled(image: Tensor, size: int) -> Tensor:
-    return image if size == 1 else F.avg_pool2d(image, size, ceil_mode=True)
+    pooled = [F.avg_pool2d(image, ILLUMINATION_POOL, ceil_mode=True) for image in (output, target)]
+    return structure_loss(pooled[0], pooled[1])

@@ -93,21 +93,6 @@ def test_pseudo_labels_of_the_bank_replace_the_teachers_output(pieces):
     assert torch.equal(image[1], own[1])
 
 
-def test_pooled_consistency_does_not_ask_for_the_labels_noise(pieces):
-    objective, student, _, _, step = pieces
-    batch = step.unpaired
-    with torch.no_grad():
-        output = enhance_view(student, View(batch.strong, batch.strong_thumbnail, batch.region)).image
-    board = 0.1 * (-1.0) ** (torch.arange(32)[:, None] + torch.arange(32))
-    noisy = replace(batch, pseudo=output + board, has_pseudo=torch.tensor([True, True]))
-    weight = objective.config.consistency.weight
-    for pool, distance in ((1, 0.1), (4, 0.0)):
-        consistency = replace(objective.config.consistency, pool=pool)
-        objective.config = replace(objective.config, consistency=consistency)
-        term = objective(replace(step, unpaired=noisy), 0)["consistency"]
-        assert float(term) == pytest.approx(weight * distance, abs=1e-5)
-
-
 def test_the_teacher_averages_weights_and_copies_buffers():
     student = torch.nn.BatchNorm1d(2)
     teacher = make_teacher(student)
