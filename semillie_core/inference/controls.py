@@ -116,10 +116,13 @@ def _protect(original: Tensor, enhanced: Tensor, amount: float) -> Tensor:
 
     Along ``1 - (1 - x)^g``, with one g per area, its texture keeps its contrast.
     """
-    before, after = area_luma(original), area_luma(enhanced)
+    before = area_luma(original)
+    had_light = _smooth_step(before, *HIGHLIGHT_INPUT)
+    if not bool(had_light.any()):
+        return enhanced
     exponent = math.log1p(-HIGHLIGHT_CEILING) / torch.log1p(-before.clamp(1e-3, HIGHLIGHT_CEILING))
     gentle = -torch.expm1(exponent * torch.log1p(-original.clamp(0, 1 - 2**-10)))
-    share = amount * _smooth_step(before, *HIGHLIGHT_INPUT) * _smooth_step(after, *HIGHLIGHT_OUTPUT)
+    share = amount * had_light * _smooth_step(area_luma(enhanced), *HIGHLIGHT_OUTPUT)
     return enhanced + share * (gentle - enhanced)
 
 
