@@ -10,7 +10,7 @@ is selected) on LOL validation pairs and, as another domain, on SICE, of which n
 
 ``run`` appends every finished run to ``benchmarks/results/semi_supervised.jsonl`` and skips what is there, so it can be
 stopped and continued; an unfinished run resumes from its checkpoint. ``table`` prints means and spreads over seeds, and
-the gain over supervised training seed by seed.
+the gain over supervised training seed by seed; "GT-mean" scores borrow the reference's brightness.
 """
 
 from __future__ import annotations
@@ -127,9 +127,9 @@ def table() -> str:
     records = read()
     lines = [
         "| scenes used | training | seeds | "
-        + " | ".join(f"{d} PSNR | gain, dB | {d} SSIM" for d in DOMAINS)
+        + " | ".join(f"{d} PSNR | gain, dB | (GT-mean gain) | {d} SSIM" for d in DOMAINS)
         + " |",
-        "|---|---|---|" + "---|---|---|" * len(DOMAINS),
+        "|---|---|---|" + "---|---|---|---|" * len(DOMAINS),
     ]
     for fraction in sorted({r["fraction"] for r in records}, reverse=True):
         of = {(r["arm"], r["seed"]): r["scores"] for r in records if r["fraction"] == fraction}
@@ -141,11 +141,15 @@ def table() -> str:
             for domain in DOMAINS:
                 rows = [of[arm, seed][domain] for seed in seeds]
                 base = [seed for seed in seeds if ("supervised", seed) in of]
-                gains = [of[arm, s][domain]["psnr"] - of["supervised", s][domain]["psnr"] for s in base]
-                gain = "" if arm == "supervised" or not gains else spread(gains, "+.2f")
+                gains = [
+                    spread([of[arm, s][domain][k] - of["supervised", s][domain][k] for s in base], "+.2f")
+                    if base and arm != "supervised"
+                    else ""
+                    for k in ("psnr", "psnr_gt_mean")
+                ]
                 cells += [
                     spread([row["psnr"] for row in rows], ".2f"),
-                    gain,
+                    *gains,
                     spread([row["ssim"] for row in rows], ".4f"),
                 ]
             lines.append(f"| {fraction:g} | {arm} | {len(seeds)} | " + " | ".join(cells) + " |")
