@@ -102,6 +102,7 @@ def main() -> None:
         rows.append(beside(pictures, down=False))
         if len(rows) == options.rows or number == len(paths):
             page = options.output.with_name(f"{options.output.name}-{-(-number // options.rows):02d}.jpg")
+            page.parent.mkdir(parents=True, exist_ok=True)
             beside(rows, down=True).save(page, quality=85)
             print(page)
             rows.clear()
