@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.outputs is None:
             model = load_model(options.model).to(device=options.device)
             name = f"{model.name} ({model.parameter_count:,} parameters)"
+            if options.with_controls:
+                name += " with the enhancer's default controls"
             controls = EnhanceControls() if options.with_controls else NETWORK_ALONE
             enhancer = lambda image: enhance(model, image, tile=options.tile, controls=controls).image  # noqa: E731
         else:
@@ -61,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         record = {
             "model": model_name,
             "outputs": options.outputs,
+            "with_controls": options.with_controls,
             "low": options.pairs[0],
             "high": options.pairs[1],
             **result.to_dict(),

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from semillie_core.data import read_rgb
-from semillie_core.inference import enhance
+from semillie_core.inference import NETWORK_ALONE, enhance
 from semillie_core.metrics import psnr
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
 from semillie_core.weights import load_model, save_model
@@ -40,11 +40,29 @@ def test_table_and_json_hold_the_scores_of_the_model(files, capsys):
     values = json.loads((files / "new" / "scores.json").read_text(encoding="utf-8"))
     low, high = (read_rgb(files / side / "b.png").unsqueeze(0).float() / 255 for side in ("low", "high"))
     with torch.no_grad():
-        expected = psnr(enhance(load_model(files / "tiny.safetensors"), low).image, high).item()
+        expected = psnr(
+            enhance(load_model(files / "tiny.safetensors"), low, controls=NETWORK_ALONE).image, high
+        ).item()
     assert values["images"]["b"]["psnr"] == pytest.approx(expected, abs=1e-4)
     assert values["model"] == "tiny" and values["count"] == 2
     assert f"**{values['means']['psnr']['mean']:.2f}**" in capsys.readouterr().out
     assert [path.name for path in (files / "new").iterdir()] == ["scores.json"]
+
+
+def test_the_network_alone_unless_controls_are_asked_for(files, capsys):
+    network = SemiLLIE(SemiLLIEConfig(embed_dim=32, depths=(1,), d_state=2, downscale=4, thumbnail=16))
+    save_model(files / "tiny.safetensors", network)
+    lit = ["--pairs", str(files / "high"), str(files / "high"), "--json", str(files / "scores.json")]
+    scores = []
+    for flags in ([], ["--with-controls"]):
+        assert run(files, *lit, *flags) == 0
+        values = json.loads((files / "scores.json").read_text(encoding="utf-8"))
+        assert values["with_controls"] == bool(flags)
+        assert ("default controls" in capsys.readouterr().out) == bool(flags)
+        scores.append(values["means"]["psnr"]["mean"])
+    # An untrained network brightens; the controls leave photos that are lit well alone.
+    assert scores[0] < 20
+    assert float(scores[1]) > 60
 
 
 def test_mistakes_are_one_line(files, capsys):

@@ -32,6 +32,14 @@ def test_provenance_without_this_machine(run, tmp_path, monkeypatch, capsys):
     assert "step 5" in capsys.readouterr().out
 
 
+def test_the_last_step_can_be_taken_instead_of_the_best(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle_weights, "BUNDLED_FOLDER", tmp_path)
+    best = load_model(run / "best.safetensors")
+    save_model(run / "last.safetensors", best.network, {"step": "9", "training_config_sha256": "ab"})
+    assert bundle_weights.main([str(run), "mine", "--weights", "last.safetensors", "--data", "x"]) == 0
+    assert load_model(tmp_path / "mine.safetensors").provenance["step"] == "9"
+
+
 def test_no_run(tmp_path, capsys):
     assert bundle_weights.main([str(tmp_path), "mine", "--data", "x"]) == 1
     assert "best.safetensors" in capsys.readouterr().err
