@@ -6,7 +6,7 @@ Every metric takes batches ``(B, C, H, W)`` in [0, 1] and gives one score per im
 
 from .aggregate import Interval, MeanScore, bootstrap_interval
 from .colour import colour_cast, delta_e_76, delta_e_2000, rgb_to_lab
-from .exposure import clipping, histogram, loe, mean_luminance
+from .exposure import clipping, exposure_error, histogram, loe, mean_luminance
 from .fidelity import psnr, psnr_gt_mean, scale_to_gt_mean, ssim, ssim_gt_mean
 from .lpips import LPIPSAlex
 from .naturalness import niqe
@@ -25,6 +25,7 @@ __all__ = [
     "colour_cast",
     "delta_e_76",
     "delta_e_2000",
+    "exposure_error",
     "flat_patches",
     "histogram",
     "histogram_image",

@@ -19,7 +19,7 @@ from ..data import DataError, Pair, read_rgb
 from ..data.manifest import read_manifest, trained_on
 from .aggregate import Interval, MeanScore
 from .colour import delta_e_2000
-from .exposure import loe
+from .exposure import exposure_error, loe
 from .fidelity import psnr, psnr_gt_mean, ssim, ssim_gt_mean
 from .lpips import LPIPSAlex
 from .naturalness import niqe
@@ -31,10 +31,12 @@ LABELS = {
     "delta_e_2000": "ΔE00 ↓",
     "niqe": "NIQE ↓",
     "loe": "LOE ↓",
+    "exposure_ev": "exposure, EV",
     "psnr_gt_mean": "PSNR, GT-mean ↑",
     "ssim_gt_mean": "SSIM, GT-mean ↑",
 }
-"""Column titles. Arrows show the better direction. GT-mean scores use the reference's brightness."""
+"""Column titles. Arrows show the better direction; exposure is best at 0 (above: too bright). GT-mean scores use the
+reference's brightness."""
 
 
 class EvaluationError(ValueError):
@@ -136,6 +138,7 @@ def evaluate(
             "delta_e_2000": delta_e_2000,
             "niqe": niqe,
             "loe": loe,
+            "exposure_ev": exposure_error,
             "psnr_gt_mean": psnr_gt_mean,
             "ssim_gt_mean": ssim_gt_mean,
         }.items()
@@ -194,7 +197,8 @@ def _seen_text(names: Sequence[str]) -> str:
 
 def _decimals(name: str, value: float) -> str:
     digits = {"ssim": 4, "ssim_gt_mean": 4, "lpips_alex": 4, "loe": 0}.get(name, 2)
-    return f"{value:.{digits}f}"
+    sign = "+" if name == "exposure_ev" else ""
+    return f"{value:{sign}.{digits}f}"
 
 
 def _json_number(value: float) -> float | str | None:

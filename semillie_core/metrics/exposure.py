@@ -6,10 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._images import as_images, as_pair, luma
+from ..colour import srgb_to_linear
+from ._images import REC709_LUMINANCE, as_images, as_pair, luma
 
 LOE_SAMPLES = 50
 LOE_RADIUS = 7
+DARKEST_LIGHT = 2.0**-16
+"""Mean luminance below which :func:`exposure_error` tells no difference: far below one 8-bit level."""
 
 
 def mean_luminance(images: Tensor) -> Tensor:
@@ -34,6 +37,32 @@ def clipping(images: Tensor) -> tuple[Tensor, Tensor]:
     highlights = images.amax(dim=1) >= 254.5 / 255
     shadows = images.amax(dim=1) <= 0.5 / 255
     return highlights.float().mean(dim=(1, 2)), shadows.float().mean(dim=(1, 2))
+
+
+def exposure_error(output: Tensor, target: Tensor) -> Tensor:
+    """By how many stops each image is exposed more than its reference: log2 of the ratio of their mean luminance.
+
+    Luminance is that of linear light (ITU-R BT.709 weights, sRGB curve undone).
+
+    Args:
+        output: ``(B, 1 or 3, H, W)`` sRGB in [0, 1].
+        target: The references, same shape.
+
+    Returns:
+        ``(B,)`` float64, in EV: 0 for equal light, 1 for twice as much, -1 for half.
+
+    Raises:
+        ValueError: The shapes differ or are not as above.
+    """
+    made, wanted = (_mean_light(images) for images in as_pair(output, target, channels=(1, 3)))
+    return made.log2() - wanted.log2()
+
+
+def _mean_light(images: Tensor) -> Tensor:
+    channels = srgb_to_linear(images.double()).mean(dim=(2, 3))
+    if channels.shape[1] == 3:
+        channels = channels @ channels.new_tensor(REC709_LUMINANCE).unsqueeze(1)
+    return channels.squeeze(1).clamp(min=DARKEST_LIGHT)
 
 
 def histogram(images: Tensor, bins: int = 64) -> Tensor:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from semillie_core.data import find_pairs, read_rgb
 from semillie_core.data.manifest import ManifestEntry, write_manifest
-from semillie_core.metrics import loe, niqe, psnr, psnr_gt_mean, ssim
+from semillie_core.metrics import exposure_error, loe, niqe, psnr, psnr_gt_mean, ssim
 from semillie_core.metrics.evaluation import EvaluationError, evaluate, seen_in_training
 
 
@@ -48,6 +48,7 @@ def test_scores_are_those_of_the_metrics_on_each_image(pairs):
         assert scores["ssim"] == pytest.approx(ssim(output, high).item())
         assert scores["niqe"] == pytest.approx(niqe(output).item())
         assert scores["loe"] == pytest.approx(loe(output, low).item())
+        assert scores["exposure_ev"] == pytest.approx(exposure_error(output, high).item())
         assert scores["psnr_gt_mean"] == pytest.approx(psnr_gt_mean(output, high).item())
     mean = sum(scores["psnr"] for scores in result.images.values()) / 3
     assert result.means["psnr"].mean == pytest.approx(mean)

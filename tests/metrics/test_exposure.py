@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from semillie_core.metrics import clipping, histogram, loe, mean_luminance
+from semillie_core.colour import linear_to_srgb
+from semillie_core.metrics import clipping, exposure_error, histogram, loe, mean_luminance
 
 
 def lightness_order_error(after, before):
@@ -41,6 +44,33 @@ def test_loe_ignores_any_order_preserving_change():
     levels = torch.randint(0, 12, (1, 3, 4, 4)).repeat_interleave(20, 2).repeat_interleave(20, 3) * 20 / 255
     assert loe(levels**0.5, levels).item() == 0
     assert loe(1 - levels, levels).item() > 100
+
+
+def test_exposure_error_is_in_stops_of_linear_light():
+    light = torch.rand(2, 3, 8, 9, dtype=torch.float64) * 0.25
+    photo = linear_to_srgb(light)
+    assert exposure_error(photo, photo).tolist() == [0, 0]
+    assert exposure_error(linear_to_srgb(4 * light), photo).tolist() == pytest.approx([2, 2])
+    assert exposure_error(photo, linear_to_srgb(2 * light)).tolist() == pytest.approx([-1, -1])
+    grey = photo[:, :1]
+    assert exposure_error(grey.expand(-1, 3, -1, -1), photo[:, 1:2].expand(-1, 3, -1, -1)).tolist() == (
+        pytest.approx(exposure_error(grey, photo[:, 1:2]).tolist())
+    )
+
+
+def test_exposure_error_weighs_colours_like_the_eye():
+    def only(channel):
+        image = torch.zeros(1, 3, 4, 4)
+        image[:, channel] = 0.5
+        return image
+
+    assert exposure_error(only(1), only(2)).item() == pytest.approx(math.log2(0.7152 / 0.0722))
+
+
+def test_exposure_error_of_black_is_finite():
+    black = torch.zeros(1, 3, 4, 4)
+    assert exposure_error(black, black).item() == 0
+    assert -17 < exposure_error(black, torch.ones(1, 3, 4, 4)).item() < -15
 
 
 def test_clipping_counts_any_channel_high_and_all_channels_low():
