@@ -4,6 +4,9 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #define DECLARE(suffix)                                                            \
     int semillie_forward_##suffix(const struct semillie_scan *p, int64_t item);    \
@@ -33,6 +36,19 @@ int64_t semillie_scan_isa(void) {
     return (b & wanted) == wanted && (low & 0xe6) == 0xe6 ? SEMILLIE_AVX512 : SEMILLIE_AVX2;
 #else
     return SEMILLIE_BASE;
+#endif
+}
+
+void semillie_scan_use_large_pages(void *start, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    /* Whole large pages only: what lies beside the buffer is not ours to advise about. */
+    const uintptr_t size = 1 << 21, begin = ((uintptr_t)start + size - 1) & ~(size - 1);
+    const uintptr_t end = ((uintptr_t)start + (uintptr_t)bytes) & ~(size - 1);
+    /* Where the system has none to give, ordinary pages serve. */
+    if (begin < end) (void)madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+#else
+    (void)start;
+    (void)bytes;
 #endif
 }
 

@@ -11,7 +11,7 @@
 #endif
 
 /* Raised whenever struct semillie_scan changes. */
-#define SEMILLIE_SCAN_ABI 3
+#define SEMILLIE_SCAN_ABI 4
 /* Tokens per tile; the forward pass can save one state per tile. */
 #define SEMILLIE_SCAN_TILE 64
 
@@ -65,6 +65,8 @@ SEMILLIE_API int64_t semillie_scan_tile(void);
 SEMILLIE_API int64_t semillie_scan_isa(void);
 /* Channels are processed in multiples of this many floats. */
 SEMILLIE_API int64_t semillie_scan_lanes(int64_t isa);
+/* Ask the system to back a fresh buffer with large pages (Linux; elsewhere nothing happens). */
+SEMILLIE_API void semillie_scan_use_large_pages(void *start, int64_t bytes);
 /* Both return 0, or 1 when scratch memory cannot be allocated. */
 SEMILLIE_API int semillie_scan_forward(const struct semillie_scan *p, int64_t item);
 SEMILLIE_API int semillie_scan_backward(const struct semillie_scan *p, int64_t item);

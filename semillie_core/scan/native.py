@@ -20,11 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_ABI = 3
+_ABI = 4
 _INSTALL = "install the compiled backend with `pip install ./native` in the Semi-LLIE repository"
 _INSTRUCTION_SETS = ("auto", "base", "avx2", "avx512")  # enum semillie_isa
 _BACKWARD_ITEMS = 4
 """Independent pieces of work that the backward pass offers at least, where the channels allow it."""
+_LARGE_BYTES = 8 << 20
+"""Buffers of this size and more ask for large pages: the C library hands most of them back to the system when they are
+freed, and taking the next one page by page costs up to a quarter of a scan's time."""
 
 
 class _Scan(ctypes.Structure):
@@ -82,6 +85,8 @@ def _library() -> ctypes.CDLL:
         getattr(library, f"semillie_scan_{name}").restype = ctypes.c_int64
     library.semillie_scan_lanes.argtypes = (ctypes.c_int64,)
     library.semillie_scan_lanes.restype = ctypes.c_int64
+    library.semillie_scan_use_large_pages.argtypes = (ctypes.c_void_p, ctypes.c_int64)
+    library.semillie_scan_use_large_pages.restype = None
     for name in ("forward", "backward"):
         function = getattr(library, f"semillie_scan_{name}")
         function.argtypes = (ctypes.POINTER(_Scan), ctypes.c_int64)
@@ -135,9 +140,11 @@ def scan_2d_forward(
 ) -> tuple[Tensor, list[Tensor]]:
     """``scan_2d`` in the kernel form of :mod:`.backends`."""
     # One product in raster order serves all directions: each reads its part of a row.
-    projection = x.flatten(0, 2) @ x_proj_weight.flatten(0, 1).t()
+    weight = x_proj_weight.flatten(0, 1).t()
+    projection = _room(x, x.shape[:-1].numel(), weight.shape[1])
+    torch.mm(x.flatten(0, 2), weight, out=projection)
     problem = _problem_2d(x, dt_projs_weight, A)
-    y = torch.empty_like(x)
+    y = _room(x, *x.shape)
     saved = [projection, _checkpoints(problem, x)] if keep else []
     tensors = {
         "u": x,
@@ -168,8 +175,8 @@ def scan_2d_backward(
     batch = x.shape[0]
     problem = _problem_2d(x, dt_projs_weight, A)
     pieces = _backward_pieces(problem, chains=1)
-    grad_x = torch.empty_like(x)
-    grad_projection = x.new_empty(pieces, *projection.shape)
+    grad_x = _room(x, *x.shape)
+    grad_projection = _room(x, pieces, *projection.shape)
     grads = {
         "grad_dt_weight": x.new_empty(batch, *dt_projs_weight.shape),
         "grad_dt_bias": x.new_empty(batch, *dt_projs_bias.shape),
@@ -219,7 +226,7 @@ def scan_forward(
     """``scan`` in the kernel form of :mod:`.backends`."""
     problem = _problem_1d(u, A, B, delta_softplus)
     sequence = _channels_last(u)
-    y, last_state = torch.empty_like(sequence), A.new_empty(u.shape[0], *A.shape)
+    y, last_state = _room(sequence, *sequence.shape), A.new_empty(u.shape[0], *A.shape)
     saved = [_checkpoints(problem, u)] if keep else []
     tensors = {
         "u": sequence,
@@ -254,8 +261,8 @@ def scan_backward(
     problem = _problem_1d(u, A, B, delta_softplus)
     pieces = _backward_pieces(problem, chains=groups)
     sequence, rows = _channels_last(u), _rows(B, C)
-    grad_u, grad_delta = torch.empty_like(sequence), torch.empty_like(sequence)
-    grad_projection = u.new_empty(pieces, *rows.shape)
+    grad_u, grad_delta = (_room(sequence, *sequence.shape) for _ in range(2))
+    grad_projection = _room(u, pieces, *rows.shape)
     grad_a = A.new_empty(batch, *A.shape)
     grad_d, grad_bias = (None if t is None else t.new_empty(batch, *t.shape) for t in (D, delta_bias))
     tensors = {
@@ -354,7 +361,15 @@ def _tiles(tokens: int) -> int:
 def _checkpoints(problem: _Scan, like: Tensor) -> Tensor:
     """Room for the states that the backward pass starts from."""
     tiles = _tiles(problem.height * problem.width)
-    return like.new_empty(problem.batch, problem.groups, tiles, problem.states, problem.channels)
+    return _room(like, problem.batch, problem.groups, tiles, problem.states, problem.channels)
+
+
+def _room(like: Tensor, *shape: int) -> Tensor:
+    """An uninitialised tensor, of large pages where it is large."""
+    tensor = like.new_empty(shape)
+    if tensor.nbytes >= _LARGE_BYTES:
+        _library().semillie_scan_use_large_pages(tensor.data_ptr(), tensor.nbytes)
+    return tensor
 
 
 def _backward_pieces(problem: _Scan, *, chains: int) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,6 +228,31 @@ def test_denormal_mode_of_the_caller_is_restored(scan_2d_inputs):
     tiny = torch.tensor([1e-40])
     selective_scan_2d(*scan_2d_inputs(1, 3, 3, 4, 2, 1, dtype=torch.float32), backend="native")
     assert float(tiny * 0.5) > 0
+
+
+def test_large_buffers_of_large_pages_hold_the_same_values(scan_2d_inputs, monkeypatch):
+    inputs = scan_2d_inputs(1, 150, 160, 96, 4, 2, dtype=torch.float32)
+    grad_y = torch.randn(1, 150, 160, 96)
+    assert grad_y.nbytes > native._LARGE_BYTES
+    large = run_2d(inputs, grad_y)
+    monkeypatch.setattr(native, "_LARGE_BYTES", 1 << 60)
+    assert all(torch.equal(a, b) for a, b in zip(large, run_2d(inputs, grad_y), strict=True))
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").is_dir(),
+    reason="this system has no large pages to ask for",
+)
+def test_large_buffers_ask_for_large_pages():
+    room = native._room(torch.empty(0), 3 * native._LARGE_BYTES // 4)
+    middle = room.data_ptr() + room.nbytes // 2
+    flags, inside = "", False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if bounds := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(bounds[1], 16) <= middle < int(bounds[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            flags = line
+    assert " hg" in flags
 
 
 def test_without_gradients_no_states_are_stored(scan_2d_inputs, monkeypatch):
