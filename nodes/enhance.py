@@ -124,6 +124,16 @@ class Enhance(io.ComfyNode):
                     tooltip="Leave photos that are lit well already nearly as they are; photos in between are "
                     "enhanced in part. Turn it off to brighten them all the same. Default: on.",
                 ),
+                io.Int.Input(
+                    "steady_frames",
+                    default=1,
+                    min=1,
+                    max=240,
+                    optional=True,
+                    tooltip="For clips: the exposure of consecutive frames is averaged over about this many, so "
+                    "that it does not pump when the camera moves; cuts are noticed. A second's worth of frames "
+                    "is a good value. 1 enhances every image by itself. Default: 1.",
+                ),
             ],
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="The brightened images."),
@@ -149,6 +159,7 @@ class Enhance(io.ComfyNode):
         images_per_pass: int,
         mask: Tensor | None = None,
         keep_well_lit: bool = True,
+        steady_frames: int = 1,
     ) -> io.NodeOutput:
         """Enhance the batch."""
         count, height, width, _ = image.shape
@@ -167,6 +178,7 @@ class Enhance(io.ComfyNode):
             mask=mask,
             tile=tile,
             batch_size=per_pass,
+            steady_frames=steady_frames,
             progress=_runtime.Progress(),
             out_of_memory=_runtime.ran_out_of_memory,
         )

@@ -62,13 +62,20 @@ class EnhanceControls:
             if not low <= value <= high:
                 raise ValueError(f"{name} must be between {low} and {high}, got {value}.")
 
-    def apply(self, original: Tensor, enhanced: Tensor, mask: Tensor | None = None) -> Tensor:
+    def apply(
+        self,
+        original: Tensor,
+        enhanced: Tensor,
+        mask: Tensor | None = None,
+        need: Tensor | None = None,
+    ) -> Tensor:
         """Adjust an enhanced image and blend it with the original.
 
         Args:
             original: Whole photos, ``(B, 3, H, W)`` in [0, 1].
             enhanced: Same shape, in [0, 1].
             mask: ``(B or 1, H, W)`` in [0, 1]; the original stays where it is 0.
+            need: What ``keep_well_lit`` goes by, ``(B,)``; by default the :func:`darkness` of each photo.
 
         Returns:
             ``(B, 3, H, W)`` in [0, 1].
@@ -83,7 +90,7 @@ class EnhanceControls:
             result = (grey + self.saturation * (result - grey)).clamp(0, 1)
         weight: Tensor | float = self.strength
         if self.keep_well_lit:
-            need = darkness(original)
+            need = darkness(original) if need is None else need
             if bool((need < 1).any()):
                 weight = weight * need.view(-1, 1, 1, 1)
         if mask is not None:

@@ -1,4 +1,4 @@
-"""The enhancement of a batch of images: chunks, tiles, alpha, controls."""
+"""The enhancement of a batch of images: chunks, clips, tiles, alpha, controls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ..network import SemiLLIE
+from ..network.thumbnail import FrameIllumination
 from ..weights import SemiLLIEModel
+from .clip import FrameLight, SteadyLight, measure_light, steady_light
 from .controls import EnhanceControls, luma
 from .tiling import plan_tiles
 
@@ -48,6 +50,7 @@ def enhance(
     mask: Tensor | None = None,
     tile: int | None = None,
     batch_size: int = 1,
+    steady_frames: int = 1,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
@@ -66,6 +69,8 @@ def enhance(
         mask: Where to enhance, ``(B, H, W)`` or ``(1, H, W)`` in [0, 1]; everywhere by default.
         tile: Edge of square tiles in pixels, at least :data:`MINIMUM_TILE`; ``None`` takes whole images.
         batch_size: Images per forward pass.
+        steady_frames: For consecutive frames of a clip: their exposure is averaged over about so many frames of
+            the same shot, so that it does not pump. 1 enhances every image by itself.
         device: Where to compute; the network must be or may be moved there. Default: where it is.
         dtype: Parameter dtype to compute in. Default: the network's.
         progress: Called after each tile.
@@ -75,11 +80,12 @@ def enhance(
         The enhanced images and the illumination of the inputs.
 
     Raises:
-        ValueError: The image, mask or an option has the wrong shape, kind or range.
+        ValueError: The image, mask or an option has the wrong shape, kind or range, or the network has no exposure of
+            whole frames to keep steady.
     """
     controls = controls or EnhanceControls()
     network = model.network if isinstance(model, SemiLLIEModel) else model
-    _check(image, mask, tile, batch_size)
+    _check(image, mask, tile, batch_size, steady_frames)
     network.to(device=device, dtype=dtype)
     parameter = network.conv_first.weight
 
@@ -94,11 +100,21 @@ def enhance(
             per_chunk = len(plan_tiles(height, width, edge))
             progress(index * per_chunk + tiles_done, len(starts) * per_chunk, preview)
 
+    def colours(start: int) -> Tensor:
+        chunk = image[start : start + batch_size, :3].float().clamp(0, 1)
+        return chunk.expand(-1, 3, -1, -1)
+
     with torch.inference_mode():
+        steady: SteadyLight | None = None
+        if steady_frames > 1 and batch > 1:
+            lights = [measure_light(network, colours(start)) for start in starts]
+            steady = steady_light(
+                FrameLight(*(torch.cat(parts) for parts in zip(*lights, strict=True))), steady_frames
+            )
         for index, start in enumerate(starts):
             stop = min(start + batch_size, batch)
-            chunk = image[start:stop].float().clamp(0, 1)
-            colour = chunk[:, :3] if channels >= 3 else chunk.expand(-1, 3, -1, -1)
+            now = slice(start, stop)
+            colour = colours(start)
 
             while True:
                 try:
@@ -107,6 +123,7 @@ def enhance(
                         colour.to(parameter.device, parameter.dtype),
                         edge,
                         partial(report, index, edge),
+                        None if steady is None else partial(steady.correct, frames=now),
                     )
                     break
                 except Exception as error:
@@ -117,29 +134,34 @@ def enhance(
             enhanced = enhanced.to(image.device, torch.float32).clamp_(0, 1)
             local_mask = None
             if mask is not None:
-                local_mask = (mask if mask.shape[0] == 1 else mask[start:stop]).to(enhanced)
-            final = controls.apply(colour, enhanced, local_mask)
-            illumination[start:stop] = (
-                ((luma(colour) + 1e-3) / (luma(enhanced) + 1e-3)).clamp(0, 1).squeeze(1)
-            )
-            result[start:stop, :3] = final if channels >= 3 else luma(final)
+                local_mask = (mask if mask.shape[0] == 1 else mask[now]).to(enhanced)
+            need = None if steady is None else steady.darkness[now].to(enhanced)
+            final = controls.apply(colour, enhanced, local_mask, need)
+            illumination[now] = ((luma(colour) + 1e-3) / (luma(enhanced) + 1e-3)).clamp(0, 1).squeeze(1)
+            result[now, :3] = final if channels >= 3 else luma(final)
             if channels == 4:
-                result[start:stop, 3] = chunk[:, 3]
+                result[now, 3] = image[now, 3].float().clamp(0, 1)
             report(index, edge, len(plan_tiles(height, width, edge)), result[stop - 1])
     return Enhancement(result, illumination)
 
 
 def _enhance_frames(
-    network: SemiLLIE, frames: Tensor, edge: int | None, report: Callable[[int], None]
+    network: SemiLLIE,
+    frames: Tensor,
+    edge: int | None,
+    report: Callable[[int], None],
+    correct: Callable[[FrameIllumination], FrameIllumination] | None,
 ) -> Tensor:
     """Run the network over whole frames ``(B, 3, H, W)``, tile by tile where ``edge`` asks for it."""
     height, width = frames.shape[2:]
     tiles = plan_tiles(height, width, edge)
-    if len(tiles) == 1:
-        whole: Tensor = network(frames).image
-        return whole
     # All tiles share the illumination of the whole frame, so that they agree on its exposure.
     frame_illumination = network.estimate_frame(frames)
+    if correct is not None and frame_illumination is not None:
+        frame_illumination = correct(frame_illumination)
+    if len(tiles) == 1:
+        whole: Tensor = network(frames, frame_illumination).image
+        return whole
     total = torch.zeros_like(frames)
     weights = frames.new_zeros(1, 1, height, width)
     for done, tile in enumerate(tiles, 1):
@@ -156,7 +178,7 @@ def _enhance_frames(
     return total / weights
 
 
-def _check(image: Tensor, mask: Tensor | None, tile: int | None, batch_size: int) -> None:
+def _check(image: Tensor, mask: Tensor | None, tile: int | None, batch_size: int, steady_frames: int) -> None:
     if image.dim() != 4 or image.shape[1] not in (1, 3, 4):
         raise ValueError(f"image must be (B, C, H, W) with C 1, 3 or 4, got {tuple(image.shape)}.")
     if image.numel() == 0:
@@ -174,3 +196,5 @@ def _check(image: Tensor, mask: Tensor | None, tile: int | None, batch_size: int
         raise ValueError(f"tile must be at least {MINIMUM_TILE} pixels, got {tile}.")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    if steady_frames < 1:
+        raise ValueError(f"steady_frames must be at least 1, got {steady_frames}.")

@@ -24,7 +24,7 @@ def _socket(name: str, kind: str, link: int | None, *, widget: bool = False) -> 
 
 def blueprint() -> dict[str, Any]:
     """Build the workflow that holds the one subgraph node and its definition."""
-    kinds = {"tiling": "COMBO", "images_per_pass": "INT", "keep_well_lit": "BOOLEAN"}
+    kinds = {"tiling": "COMBO", "images_per_pass": "INT", "keep_well_lit": "BOOLEAN", "steady_frames": "INT"}
     load = {
         "id": 2,
         "type": "SemiLLIE_LoadModel",

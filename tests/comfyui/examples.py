@@ -19,6 +19,7 @@ ENHANCE = {
     "tiling": "auto",
     "images_per_pass": 1,
     "keep_well_lit": True,
+    "steady_frames": 1,
 }
 TAG = {
     "threshold_mode": "per_tag",
@@ -128,7 +129,12 @@ FRAMES = Example(
     prompt={
         "1": node("SemiLLIE_SamplePhoto", photo="meadow-pan"),
         "2": _load(),
-        "3": node("SemiLLIE_Enhance", model=["2", 0], image=["1", 0], **ENHANCE | {"images_per_pass": 4}),
+        "3": node(
+            "SemiLLIE_Enhance",
+            model=["2", 0],
+            image=["1", 0],
+            **ENHANCE | {"images_per_pass": 4, "steady_frames": 8},
+        ),
         "4": node(
             "SaveAnimatedWEBP",
             images=["3", 0],
@@ -150,9 +156,10 @@ FRAMES = Example(
     titles={"5": "Frames before"},
     note="## A batch of frames\n\nAny batch of pictures goes through in one node; **images_per_pass** of "
     "them are computed at once, and the rest waits outside the GPU, so a long clip needs no more memory than "
-    "a short one.\n\n**Your own video:** *Load Video* → *Get Video Components* → *Semi-LLIE Enhance* → "
-    "*Create Video* → *Save Video*.",
-    note_box=(40, 400, 290, 330),
+    "a short one.\n\n**steady_frames** averages the exposure over about a second of frames, so that it does "
+    "not pump as the camera moves; 1 judges every frame by itself.\n\n**Your own video:** *Load Video* → "
+    "*Get Video Components* → *Semi-LLIE Enhance* → *Create Video* → *Save Video*.",
+    note_box=(40, 400, 290, 400),
     saves=("4", "5"),
 )
 

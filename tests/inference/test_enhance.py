@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semillie_core.inference import NETWORK_ALONE, EnhanceControls, enhance
+from semillie_core.inference.clip import average_in_shots, find_shots
 from semillie_core.inference.controls import HIGHLIGHT_CEILING, darkness, expose, luma
 from semillie_core.inference.tiling import plan_tiles
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
@@ -245,3 +249,79 @@ def test_tiles_share_the_judgement_of_their_frame(network):
     bright_tile = enhance(network, photo, tile=128).image[..., 280:]
     assert not torch.equal(bright_tile, photo[..., 280:])
     assert torch.equal(enhance(network, photo[..., 160:]).image, photo[..., 160:])
+
+
+@pytest.fixture(scope="module")
+def pumping(network):
+    """The network with exposures that follow each frame's content closely."""
+    torch.manual_seed(2)
+    changed = copy.deepcopy(network)
+    torch.nn.init.normal_(changed.estimator.global_gain.weight, std=0.3)
+    return changed
+
+
+def pan(frames, seed=0):
+    """A camera moving over a dark scene with patches of light, ``(frames, 3, 48, 64)``."""
+    torch.manual_seed(seed)
+    scene = F.interpolate(torch.rand(1, 3, 4, 9).pow(3) * 0.3, (48, 64 + 2 * frames), mode="bilinear")[0]
+    return torch.stack([scene[..., 2 * t : 2 * t + 64] for t in range(frames)])
+
+
+def test_steady_frames_keep_the_exposure_of_a_shot(pumping):
+    clip = pan(1).repeat(24, 1, 1, 1)
+    clip[::2, :, :6, :6] = 1.0  # a lamp that flickers
+    alone, steady = (enhance(pumping, clip, controls=NETWORK_ALONE, steady_frames=n).image for n in (1, 12))
+    pumps, holds = ((c[1:, ..., 24:] - c[:-1, ..., 24:]).abs().mean() for c in (alone, steady))
+    assert pumps > 1e-3
+    assert holds < pumps / 4
+    # The clip as a whole is as bright as before.
+    assert (steady.mean() - alone.mean()).abs() < 1e-3
+    by_chunks = enhance(pumping, clip, controls=NETWORK_ALONE, steady_frames=12, batch_size=5).image
+    torch.testing.assert_close(by_chunks, steady, atol=1e-5, rtol=0)
+
+
+def test_cuts_separate_shots_and_unrelated_photos(pumping):
+    first, second = pan(8), pan(8, seed=2)
+    both = torch.cat([first, second])
+    assert find_shots(F.adaptive_avg_pool2d(both, 8)).tolist() == [0] * 8 + [1] * 8
+    apart = [enhance(pumping, shot, steady_frames=10).image for shot in (first, second)]
+    torch.testing.assert_close(enhance(pumping, both, steady_frames=10).image, torch.cat(apart))
+    torch.manual_seed(0)
+    photos = torch.cat([pan(1, seed) for seed in range(2, 6)])
+    torch.testing.assert_close(
+        enhance(pumping, photos, steady_frames=10).image, enhance(pumping, photos).image
+    )
+
+
+def test_noise_in_black_frames_is_no_cut():
+    torch.manual_seed(0)
+    assert find_shots(torch.rand(5, 3, 8, 8) / 400).tolist() == [0] * 5
+
+
+def test_steady_frames_share_the_judgement_of_being_lit_well(network):
+    levels = torch.tensor([0.19, 0.25, 0.19, 0.25, 0.19, 0.25])
+    clip = levels.view(-1, 1, 1, 1).expand(-1, 3, 20, 30).contiguous()
+    shares = [
+        (enhance(network, clip, steady_frames=n).image - clip).mean((1, 2, 3))
+        / (enhance(network, clip, controls=NETWORK_ALONE, steady_frames=n).image - clip).mean((1, 2, 3))
+        for n in (1, 100)
+    ]
+    assert shares[0].max() - shares[0].min() > 0.4
+    assert shares[1].max() - shares[1].min() < 0.02
+
+
+def test_the_average_within_a_shot():
+    values = torch.tensor([[0.0], [1.0], [0.0], [5.0], [5.0]])
+    shots = torch.tensor([0, 0, 0, 1, 1])
+    averaged = average_in_shots(values, shots, 1e6)
+    torch.testing.assert_close(averaged, torch.tensor([[1 / 3], [1 / 3], [1 / 3], [5.0], [5.0]]))
+    near, far = math.exp(-0.5 * 12 / 9), math.exp(-0.5 * 4 * 12 / 9)
+    expected = torch.tensor([near / (1 + near + far), 1 / (1 + 2 * near)])
+    torch.testing.assert_close(average_in_shots(values, shots, 3)[:2, 0], expected)
+
+
+def test_a_network_without_a_thumbnail_has_nothing_to_steady():
+    torch.manual_seed(0)
+    config = SemiLLIEConfig(embed_dim=32, depths=(1,), d_state=4)
+    with pytest.raises(ValueError, match="steady_frames needs"):
+        enhance(SemiLLIE(config).eval(), torch.rand(2, 3, 16, 16), steady_frames=4)
