@@ -283,7 +283,7 @@ def test_steady_frames_keep_the_exposure_of_a_shot(pumping):
 def test_cuts_separate_shots_and_unrelated_photos(pumping):
     first, second = pan(8), pan(8, seed=2)
     both = torch.cat([first, second])
-    assert find_shots(F.adaptive_avg_pool2d(both, 8)).tolist() == [0] * 8 + [1] * 8
+    assert find_shots(F.adaptive_avg_pool2d(both, 16)).tolist() == [0] * 8 + [1] * 8
     apart = [enhance(pumping, shot, steady_frames=10).image for shot in (first, second)]
     torch.testing.assert_close(enhance(pumping, both, steady_frames=10).image, torch.cat(apart))
     torch.manual_seed(0)
@@ -295,7 +295,16 @@ def test_cuts_separate_shots_and_unrelated_photos(pumping):
 
 def test_noise_in_black_frames_is_no_cut():
     torch.manual_seed(0)
-    assert find_shots(torch.rand(5, 3, 8, 8) / 400).tolist() == [0] * 5
+    assert find_shots(torch.rand(5, 3, 16, 16) / 400).tolist() == [0] * 5
+
+
+@pytest.mark.parametrize("step", [(0, 2), (-2, 1), (1, -1)])
+def test_a_fast_pan_is_no_cut(step):
+    torch.manual_seed(0)
+    scene = torch.rand(3, 40, 40).pow(4)
+    frames = [scene[:, 12 + i * step[0] :, 12 + i * step[1] :][:, :16, :16] for i in range(6)]
+    assert find_shots(torch.stack(frames)).tolist() == [0] * 6
+    assert find_shots(torch.stack([*frames[:2], scene[:, 24:, :16]])).tolist() == [0, 0, 1]
 
 
 def test_steady_frames_share_the_judgement_of_being_lit_well(network):
