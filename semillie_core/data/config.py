@@ -85,6 +85,8 @@ class DataConfig:
     """Exposure of dark photos is changed by up to this many stops either way, in linear light."""
     white_balance_jitter: float = 0.0
     """Largest relative change of the red and blue light of dark photos."""
+    light_colour_jitter: float = 0.0
+    """Largest relative change of the red and blue light of both photos of a pair, whose exposure stays."""
     geometry: str = "frame"
     """``"frame"`` crops without changing proportions; ``"released"`` squashes every photo to a square first, as the
     released trainer does."""

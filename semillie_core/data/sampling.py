@@ -26,7 +26,7 @@ from .manifest import pairs_of, read_manifest, trained_on, unpaired_of
 from .pairs import DataError, Pair, find_images, find_pairs
 from .photos import PhotoStore, to_float
 from .random import chance, integer, seeded, uniform
-from .views import StrongView, darken, relight
+from .views import StrongView, darken, recolour, relight
 
 _PAIRED, _UNPAIRED, _FRACTION = 0, 1, 2
 """Streams of randomness."""
@@ -232,6 +232,8 @@ class TrainingData:
                     self.config.white_balance_jitter,
                     generator,
                 )
+            if self.config.light_colour_jitter:
+                low, high = recolour(low, high, self.config.light_colour_jitter, generator)
             window, region = self._window(low, crop, generator)
             samples.append((low[window], high[window], self._shrink(low, shape), region))
         return Batch(*(torch.stack(column) for column in zip(*samples, strict=True)))

@@ -79,6 +79,24 @@ def relight(image: Tensor, stops: float, colour: float, generator: torch.Generat
     return linear_to_srgb((srgb_to_linear(image) * gains[:, None, None]).clamp(0, 1))
 
 
+def recolour(low: Tensor, high: Tensor, amount: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Photograph both pictures of a pair in light of another colour.
+
+    Args:
+        low: The dark photo.
+        high: Its reference, whose mean luminance stays.
+        amount: Red and blue light gain or lose up to a factor of ``1 + amount``.
+        generator: Source of randomness.
+    """
+    red, blue = ((torch.rand(2, generator=generator) * 2 - 1) * math.log1p(amount)).exp().tolist()
+    gains = high.new_tensor([red, 1.0, blue])[:, None, None]
+    light = srgb_to_linear(high)
+    gains = gains * (_to_grey(light).mean() / _to_grey(light * gains).mean().clamp_min(1e-6))
+    return linear_to_srgb((srgb_to_linear(low) * gains).clamp(0, 1)), linear_to_srgb(
+        (light * gains).clamp(0, 1)
+    )
+
+
 @dataclass(frozen=True)
 class StrongView:
     """A strong view in two steps: what holds for the whole frame, and what is drawn anew for every pixel."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from semillie_core.colour import linear_to_srgb, srgb_to_linear
 from semillie_core.data import (
     DataConfig,
     DataError,
@@ -22,7 +23,7 @@ from semillie_core.data import (
 )
 from semillie_core.data.photos import PhotoStore
 from semillie_core.data.random import seeded
-from semillie_core.data.views import StrongView, blur, darken, relight
+from semillie_core.data.views import StrongView, blur, darken, recolour, relight
 
 replace = dataclasses.replace
 
@@ -58,6 +59,7 @@ def config(folder):
         frame_scale=0.6,
         exposure_jitter=0.5,
         white_balance_jitter=0.1,
+        light_colour_jitter=0.3,
     )
 
 
@@ -224,8 +226,6 @@ def test_hue_turns_like_colorsys():
 
 
 def test_relighting_is_exact_in_linear_light():
-    from semillie_core.colour import linear_to_srgb, srgb_to_linear
-
     image = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.5
     changed = relight(image, 1.0, 0.0, seeded(5))
     ratio = srgb_to_linear(changed) / srgb_to_linear(image)
@@ -233,6 +233,32 @@ def test_relighting_is_exact_in_linear_light():
     assert 0.5 <= ratio.mean() <= 2
     assert torch.equal(relight(image, 0.0, 0.0, seeded(5)), image)
     assert linear_to_srgb(srgb_to_linear(image)).allclose(image, atol=1e-6)
+
+
+def test_both_photos_of_a_pair_are_recoloured_alike_and_keep_their_exposure(folder):
+    random = torch.Generator().manual_seed(0)
+    high = torch.rand(3, 8, 8, generator=random) * 0.6 + 0.1
+    low = high * 0.3
+    grey = torch.tensor([0.2989, 0.587, 0.114])[:, None, None]
+    seen = []
+    for number in range(20):
+        pair = recolour(low, high, 0.5, seeded(number))
+        ratios = [srgb_to_linear(a) / srgb_to_linear(b) for a, b in zip(pair, (low, high), strict=True)]
+        gains = ratios[0].mean((1, 2))
+        torch.testing.assert_close(ratios[0], gains[:, None, None].expand(3, 8, 8), rtol=1e-3, atol=0)
+        torch.testing.assert_close(ratios[1], ratios[0], rtol=1e-3, atol=0)
+        light = [float((srgb_to_linear(image) * grey).sum(0).mean()) for image in (high, pair[1])]
+        assert light[1] == pytest.approx(light[0], rel=1e-3)
+        seen += [gains[0] / gains[1], gains[2] / gains[1]]
+    assert 1 / 1.5 <= min(seen) < 0.8
+    assert 1.2 < max(seen) <= 1.5
+    # The references of a batch change with it, and what shows a reference as it is still does.
+    source = SourceConfig(str(folder / "high"), str(folder / "high"))
+    plain, jittered = (
+        TrainingData(DataConfig((source,), light_colour_jitter=j), 0, 16).paired(0, 3, 24) for j in (0.0, 0.5)
+    )
+    assert torch.equal(jittered.low, jittered.high)
+    assert not torch.allclose(jittered.high.mean((2, 3)), plain.high.mean((2, 3)), atol=0.02)
 
 
 def test_simulated_darkness_is_dark_and_uneven_where_asked(config):
