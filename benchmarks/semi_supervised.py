@@ -2,15 +2,17 @@
 
 The compact network learns from a fraction of LOL's training scenes for the same number of steps, supervised only, with
 the whole method, and with the whole method less one of its semantic losses. The unpaired photos are the dark halves of
-the pairs that the fraction leaves out, and dark photos from elsewhere. Scored is the teacher of the last step (nothing
-is selected) on LOL validation pairs and, as another domain, on SICE, of which no photo is in training.
+the pairs that the fraction leaves out, and dark photos from elsewhere. Two more arms go on from the supervised run of
+the same scenes and seed, into the range where a network begins to learn its pairs by heart: with the pairs alone, and
+with consistency on the unpaired photos. Scored is the teacher of the last step (nothing is selected) on LOL validation
+pairs and, as another domain, on SICE, of which no photo is in training.
 
     python -m benchmarks.semi_supervised run --shared ../shared [--fractions 0.25 0.5 0.125] [--seeds 0 1 2]
     python -m benchmarks.semi_supervised table
 
 ``run`` appends every finished run to ``benchmarks/results/semi_supervised.jsonl`` and skips what is there, so it can be
 stopped and continued; an unfinished run resumes from its checkpoint. ``table`` prints means and spreads over seeds, and
-the gain over supervised training seed by seed; "GT-mean" scores borrow the reference's brightness.
+the gain over supervised training of the same length seed by seed; "GT-mean" scores borrow the reference's brightness.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import dataclasses
 import json
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from semillie_core.data import DataConfig, SourceConfig, UnpairedConfig, find_pairs
@@ -39,21 +42,46 @@ from semillie_core.training.trainer import score_pairs
 from semillie_core.weights import load_model
 
 RESULTS = Path(__file__).parent / "results" / "semi_supervised.jsonl"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to train."""
+
+    unpaired: int = 0
+    """Crops of unpaired photos per step."""
+    contrastive: float = 0.0
+    """Weight of the contrastive loss."""
+    perceptual: float = 0.0
+    """Weight of the perceptual loss."""
+    goes_on: str = ""
+    """The arm that this one continues, which is also part of its budget; empty starts from nothing."""
+    against: str = "supervised"
+    """The arm of the same budget that gains are counted from."""
+
+
 ARMS = {
-    "supervised": {"unpaired": 0, "contrastive": 0.0, "perceptual": 0.0},
-    "full method": {"unpaired": 4, "contrastive": 0.5, "perceptual": 0.03},
-    "without contrastive": {"unpaired": 4, "contrastive": 0.0, "perceptual": 0.03},
-    "without perceptual": {"unpaired": 4, "contrastive": 0.5, "perceptual": 0.0},
+    "supervised": Arm(),
+    "full method": Arm(4, contrastive=0.5, perceptual=0.03),
+    "without contrastive": Arm(4, perceptual=0.03),
+    "without perceptual": Arm(4, contrastive=0.5),
+    "supervised longer": Arm(goes_on="supervised", against="supervised longer"),
+    "consistency longer": Arm(2, goes_on="supervised", against="supervised longer"),
 }
-STEPS = 1000
-DOMAINS = {"lol_val": "lol_val", "sice": "sice"}
+STEPS, MORE_STEPS = 1000, 3000
+DOMAINS = ("lol_val", "sice")
 
 
-def config(arm: str, fraction: float, seed: int, shared: Path, runs: Path, threads: int) -> TrainConfig:
+def folder(arm: str, fraction: float, seed: int, runs: Path) -> Path:
+    """Where the run of one cell of the table is kept."""
+    return runs / f"{arm.replace(' ', '-')}-{fraction:g}-{seed}"
+
+
+def config(name: str, fraction: float, seed: int, shared: Path, runs: Path, threads: int) -> TrainConfig:
     """The run of one cell of the table."""
-    options, data = ARMS[arm], shared / "data"
-    return TrainConfig(
-        run_dir=str(runs / f"{arm.replace(' ', '-')}-{fraction:g}-{seed}"),
+    arm, data = ARMS[name], shared / "data"
+    first = TrainConfig(
+        run_dir=str(folder(name, fraction, seed, runs)),
         data=DataConfig(
             sources=(SourceConfig(str(data / "lol_train" / "low"), str(data / "lol_train" / "high")),),
             unpaired=(UnpairedConfig(str(data / "dark_photos"), 0.5),),
@@ -62,14 +90,34 @@ def config(arm: str, fraction: float, seed: int, shared: Path, runs: Path, threa
             frame_scale=0.6,
         ),
         network=dataclasses.replace(COMPACT, drop_path_rate=0.0),
-        phases=(Phase(STEPS, 4, 112, options["unpaired"]),),
-        loss=LossConfig(detail=1.0, perceptual=options["perceptual"]),
-        consistency=ConsistencyConfig(weight=0.2, ramp_steps=400, contrastive=options["contrastive"]),
+        phases=(Phase(STEPS, 4, 112, arm.unpaired),),
+        loss=LossConfig(detail=1.0, perceptual=arm.perceptual),
+        consistency=ConsistencyConfig(weight=0.2, ramp_steps=400, contrastive=arm.contrastive),
         optimizer=OptimizerConfig(learning_rate=8e-4),
         teacher=TeacherConfig(decay=0.995),
         runtime=RuntimeConfig(threads=threads),
         checkpoint_every=50,
         seed=seed,
+    )
+    if not arm.goes_on:
+        return first
+    return dataclasses.replace(
+        first,
+        init=str(folder(arm.goes_on, fraction, seed, runs) / "last.safetensors"),
+        data=dataclasses.replace(
+            first.data,
+            light_colour_jitter=0.5,
+            val_low=str(data / "lol_val" / "low"),
+            val_high=str(data / "lol_val" / "high"),
+        ),
+        phases=(Phase(MORE_STEPS, 4, 112, arm.unpaired),),
+        consistency=ConsistencyConfig(weight=0.3, ramp_steps=750, contrastive=0.0)
+        if arm.unpaired
+        else ConsistencyConfig(),
+        optimizer=OptimizerConfig(learning_rate=6e-4),
+        teacher=TeacherConfig(decay=0.999),
+        val_every=1000,
+        checkpoint_every=200,
     )
 
 
@@ -88,8 +136,8 @@ def run(options: argparse.Namespace) -> None:
                     return
                 network = load_model(result.last).network
                 scores = {}
-                for domain, folder in DOMAINS.items():
-                    pairs = find_pairs(*(options.shared / "data" / folder / side for side in ("low", "high")))
+                for domain in DOMAINS:
+                    pairs = find_pairs(*(options.shared / "data" / domain / side for side in ("low", "high")))
                     columns = zip(*score_pairs(network, pairs), strict=True)
                     scores[domain] = dict(
                         zip(("psnr", "ssim", "psnr_gt_mean"), map(statistics.mean, columns), strict=True)
@@ -98,7 +146,7 @@ def run(options: argparse.Namespace) -> None:
                     "arm": arm,
                     "fraction": fraction,
                     "seed": seed,
-                    "steps": STEPS,
+                    "steps": STEPS + MORE_STEPS if ARMS[arm].goes_on else STEPS,
                     "config_sha256": cell.sha256(),
                     "minutes": round((time.time() - started) / 60, 1),
                     "scores": scores,
@@ -123,7 +171,7 @@ def append(record: dict) -> None:
 
 
 def table() -> str:
-    """Means over seeds (standard deviation), and the gain over supervised training of the same seed."""
+    """Means over seeds (standard deviation), and the gain over supervised training of the same seed and length."""
     records = read()
     lines = [
         "| scenes used | training | seeds | "
@@ -140,10 +188,11 @@ def table() -> str:
             cells = []
             for domain in DOMAINS:
                 rows = [of[arm, seed][domain] for seed in seeds]
-                base = [seed for seed in seeds if ("supervised", seed) in of]
+                against = ARMS[arm].against
+                base = [seed for seed in seeds if (against, seed) in of]
                 gains = [
-                    spread([of[arm, s][domain][k] - of["supervised", s][domain][k] for s in base], "+.2f")
-                    if base and arm != "supervised"
+                    spread([of[arm, s][domain][k] - of[against, s][domain][k] for s in base], "+.2f")
+                    if base and arm != against
                     else ""
                     for k in ("psnr", "psnr_gt_mean")
                 ]

@@ -217,12 +217,28 @@ class TrainConfig:
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return plain
 
-    def sha256(self) -> str:
-        """Hash of everything that decides the result (not of the run folder, or where and how it computes)."""
-        decisive = {k: v for k, v in self.to_dict().items() if k not in {"run_dir", "runtime"}}
+    def decisive(self) -> dict[str, Any]:
+        """The plain values that decide the result (not the run folder, or where and how the run computes)."""
+        values = {k: v for k, v in self.to_dict().items() if k not in {"run_dir", "runtime"}}
         for option in ("workers", "pin_memory", "cache_mib"):
-            del decisive["data"][option]
-        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+            del values["data"][option]
+        return values
+
+    def sha256(self) -> str:
+        """Hash of everything that decides the result."""
+        return hashlib.sha256(json.dumps(self.decisive(), sort_keys=True).encode()).hexdigest()
+
+    def differences(self, stored: Mapping[str, Any]) -> list[str]:
+        """What decides the result and is not as in another config, in words.
+
+        Args:
+            stored: :meth:`to_dict` of the other config, perhaps by an earlier version; options that it lacks have
+                their defaults.
+
+        Raises:
+            ValueError: It has an option that is not known.
+        """
+        return _differences(TrainConfig.from_dict(stored).decisive(), self.decisive(), "")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
@@ -301,3 +317,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ValueError(f"Option {where} must be {hint.__name__}, got {value!r}.")
     return value
+
+
+def _differences(there: Any, here: Any, where: str) -> list[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        return [d for key in here for d in _differences(there[key], here[key], f"{where}.{key}".lstrip("."))]
+    return [] if there == here else [f"{where} is {here!r}, was {there!r}"]

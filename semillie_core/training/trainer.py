@@ -250,6 +250,7 @@ class _Run:
         if self.process.leads:
             state = {
                 "config_sha256": self.config.sha256(),
+                "config": json.dumps(self.config.to_dict()),
                 **self.take_step.state(),
                 "rng": rng,
                 "step": self.step,
@@ -269,9 +270,14 @@ class _Run:
         if not path.is_file():
             return
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if state.get("config_sha256") != self.config.sha256():
+        try:
+            changed = self.config.differences(json.loads(state["config"]))
+        except (KeyError, TypeError, ValueError) as error:
+            changed = [f"it is of another version: {error}"]
+        if changed:
             raise TrainingError(
-                f"{self.folder} holds a run with another config. Choose another run_dir or remove it."
+                f"{self.folder} holds a run with another config ({'; '.join(changed)}). Choose another run_dir or "
+                "remove it."
             )
         try:
             self.take_step.restore(state)

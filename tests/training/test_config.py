@@ -55,7 +55,17 @@ def test_hash_ignores_where_and_how_a_run_computes(config):
         data=dataclasses.replace(config.data, workers=2, cache_mib=5),
     )
     assert moved.sha256() == config.sha256()
+    assert moved.differences(config.to_dict()) == []
     assert dataclasses.replace(config, seed=1).sha256() != config.sha256()
+
+
+def test_differences_are_named(config):
+    optimizer = dataclasses.replace(config.optimizer, learning_rate=0.5)
+    phases = (*config.phases, config.phases[0])
+    found = dataclasses.replace(config, optimizer=optimizer, phases=phases).differences(config.to_dict())
+    assert len(found) == 2
+    assert found[0].startswith("phases is [")
+    assert found[1] == f"optimizer.learning_rate is 0.5, was {config.optimizer.learning_rate}"
 
 
 def test_learning_rate_warms_up_and_decays(config):

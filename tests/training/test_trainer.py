@@ -145,8 +145,23 @@ def test_two_processes_see_what_one_does(config, tmp_path, start):
 def test_a_run_folder_of_another_config_is_refused(config):
     short = replace(config, phases=(Phase(1, 1, 16),))
     train(short)
-    with pytest.raises(TrainingError, match="another config"):
+    with pytest.raises(TrainingError, match=r"another config \(seed is 5, was 0\)"):
         train(replace(short, seed=5))
+
+
+def test_a_run_of_a_version_with_fewer_options_goes_on(config, tmp_path):
+    short = replace(config, phases=(Phase(2, 1, 16),))
+    train(short)
+    path = tmp_path / "run" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    stored = json.loads(state["config"])
+    del stored["data"]["light_colour_jitter"]
+    torch.save({**state, "config": json.dumps(stored), "config_sha256": "another"}, path)
+    assert train(short).finished
+    stored["data"]["an_option_of_the_future"] = 1
+    torch.save({**state, "config": json.dumps(stored)}, path)
+    with pytest.raises(TrainingError, match=r"another version.*an_option_of_the_future"):
+        train(short)
 
 
 def test_an_exploding_loss_stops_the_run_and_keeps_the_checkpoint(config, tmp_path):
