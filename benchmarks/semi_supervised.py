@@ -21,7 +21,6 @@ import argparse
 import dataclasses
 import json
 import statistics
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,10 +53,13 @@ class Arm:
     """Weight of the contrastive loss."""
     perceptual: float = 0.0
     """Weight of the perceptual loss."""
-    goes_on: str = ""
-    """The arm that this one continues, which is also part of its budget; empty starts from nothing."""
-    against: str = "supervised"
-    """The arm of the same budget that gains are counted from."""
+    longer: bool = False
+    """Goes on from the supervised run instead of starting from nothing."""
+
+    @property
+    def baseline(self) -> str:
+        """The arm of the same length that gains are counted from."""
+        return "supervised longer" if self.longer else "supervised"
 
 
 ARMS = {
@@ -65,8 +67,8 @@ ARMS = {
     "full method": Arm(4, contrastive=0.5, perceptual=0.03),
     "without contrastive": Arm(4, perceptual=0.03),
     "without perceptual": Arm(4, contrastive=0.5),
-    "supervised longer": Arm(goes_on="supervised", against="supervised longer"),
-    "consistency longer": Arm(2, goes_on="supervised", against="supervised longer"),
+    "supervised longer": Arm(longer=True),
+    "consistency longer": Arm(2, longer=True),
 }
 STEPS, MORE_STEPS = 1000, 3000
 DOMAINS = ("lol_val", "sice")
@@ -99,11 +101,11 @@ def config(name: str, fraction: float, seed: int, shared: Path, runs: Path, thre
         checkpoint_every=50,
         seed=seed,
     )
-    if not arm.goes_on:
+    if not arm.longer:
         return first
     return dataclasses.replace(
         first,
-        init=str(folder(arm.goes_on, fraction, seed, runs) / "last.safetensors"),
+        init=str(folder("supervised", fraction, seed, runs) / "last.safetensors"),
         data=dataclasses.replace(
             first.data,
             light_colour_jitter=0.5,
@@ -130,7 +132,6 @@ def run(options: argparse.Namespace) -> None:
                 if (arm, fraction, seed) in done:
                     continue
                 cell = config(arm, fraction, seed, options.shared, options.runs, options.threads)
-                started = time.time()
                 result = train(cell)
                 if not result.finished:
                     return
@@ -146,13 +147,19 @@ def run(options: argparse.Namespace) -> None:
                     "arm": arm,
                     "fraction": fraction,
                     "seed": seed,
-                    "steps": STEPS + MORE_STEPS if ARMS[arm].goes_on else STEPS,
+                    "steps": STEPS + MORE_STEPS if ARMS[arm].longer else STEPS,
                     "config_sha256": cell.sha256(),
-                    "minutes": round((time.time() - started) / 60, 1),
+                    "minutes": round(computing(Path(cell.run_dir)) / 60, 1),
                     "scores": scores,
                 }
                 append(record)
                 print(json.dumps(record), flush=True)
+
+
+def computing(run_dir: Path) -> float:
+    """Seconds that the steps of a run took, over all its interruptions."""
+    lines = (run_dir / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return sum(json.loads(line)["seconds"] for line in lines)
 
 
 def read() -> list[dict]:
@@ -188,7 +195,7 @@ def table() -> str:
             cells = []
             for domain in DOMAINS:
                 rows = [of[arm, seed][domain] for seed in seeds]
-                against = ARMS[arm].against
+                against = ARMS[arm].baseline
                 base = [seed for seed in seeds if (against, seed) in of]
                 gains = [
                     spread([of[arm, s][domain][k] - of[against, s][domain][k] for s in base], "+.2f")

@@ -76,7 +76,7 @@ def relight(image: Tensor, stops: float, colour: float, generator: torch.Generat
     if not stops and not colour:
         return image
     gains = image.new_tensor([1 + colour * red, 1.0, 1 + colour * blue]) * 2 ** (stops * exposure)
-    return linear_to_srgb((srgb_to_linear(image) * gains[:, None, None]).clamp(0, 1))
+    return _scale_light(image, gains)
 
 
 def recolour(low: Tensor, high: Tensor, amount: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -89,12 +89,16 @@ def recolour(low: Tensor, high: Tensor, amount: float, generator: torch.Generato
         generator: Source of randomness.
     """
     red, blue = ((torch.rand(2, generator=generator) * 2 - 1) * math.log1p(amount)).exp().tolist()
-    gains = high.new_tensor([red, 1.0, blue])[:, None, None]
+    gains = high.new_tensor([red, 1.0, blue])
     light = srgb_to_linear(high)
-    gains = gains * (_to_grey(light).mean() / _to_grey(light * gains).mean().clamp_min(1e-6))
-    return linear_to_srgb((srgb_to_linear(low) * gains).clamp(0, 1)), linear_to_srgb(
-        (light * gains).clamp(0, 1)
-    )
+    before, after = (_to_grey(x).mean().clamp_min(1e-6) for x in (light, light * gains[:, None, None]))
+    gains = gains * (before / after)
+    return _scale_light(low, gains), _scale_light(high, gains)
+
+
+def _scale_light(image: Tensor, gains: Tensor) -> Tensor:
+    """Multiply red, green and blue light by ``gains``, ``(3,)``."""
+    return linear_to_srgb((srgb_to_linear(image) * gains[:, None, None]).clamp(0, 1))
 
 
 @dataclass(frozen=True)

@@ -90,8 +90,8 @@ def find_shots(grid: Tensor) -> Tensor:
         grid: Consecutive frames at low resolution, ``(B, 3, h, w)`` in [0, 1].
 
     Returns:
-        ``(B,)`` int64, counted from 0; a frame whose light differs from the one before by :data:`CUT` starts
-        another shot.
+        ``(B,)`` int64, counted from 0; a frame whose light differs from the one before by :data:`CUT`, the two laid
+        over each other as well as a movement of the camera allows, starts another shot.
     """
     before, after = grid[:-1], grid[1:]
     height, width = grid.shape[2:]

@@ -250,6 +250,7 @@ def test_both_photos_of_a_pair_are_recoloured_alike_and_keep_their_exposure(fold
         light = [float((srgb_to_linear(image) * grey).sum(0).mean()) for image in (high, pair[1])]
         assert light[1] == pytest.approx(light[0], rel=1e-3)
         seen += [gains[0] / gains[1], gains[2] / gains[1]]
+    assert recolour(low, torch.zeros_like(high), 0.5, seeded(0))[0].mean() > low.mean() / 2
     assert 1 / 1.5 <= min(seen) < 0.8
     assert 1.2 < max(seen) <= 1.5
     # The references of a batch change with it, and what shows a reference as it is still does.
