@@ -7,11 +7,13 @@ from comfy_api.latest import ComfyExtension, io
 from . import _folders
 from .download_model import DownloadModel
 from .enhance import Enhance
+from .fine_tune import FineTune
 from .load_model import LoadModel
 from .load_ram import LoadRAM
 from .low_light_report import LowLightReport
 from .ram_tag import RAMTag
 from .sample_photo import SamplePhoto
+from .save_model import SaveModel
 from .semantic_drift import SemanticDrift
 
 
@@ -32,6 +34,8 @@ class SemiLLIEExtension(ComfyExtension):
             LoadRAM,
             RAMTag,
             SemanticDrift,
+            FineTune,
+            SaveModel,
             DownloadModel,
         ]
 

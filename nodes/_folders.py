@@ -14,12 +14,19 @@ SUFFIXES = frozenset({".safetensors", ".pth", ".pt"})
 def register() -> None:
     """Tell ComfyUI about the folders.
 
-    Entries that the user's ``extra_model_paths.yaml`` made under the same names stay, and stay first.
+    Entries that the user's ``extra_model_paths.yaml`` made under the same names stay, and stay first. What Save
+    Semi-LLIE Model writes is found where it is, as with ComfyUI's own saving nodes.
     """
     for kind in (SEMILLIE, RAM):
         folder_paths.add_model_folder_path(kind, str(default_folder(kind)))
         # A kind that add_model_folder_path created lists every file; only checkpoints belong in a menu.
         folder_paths.folder_names_and_paths[kind][1].update(SUFFIXES)
+    folder_paths.add_model_folder_path(SEMILLIE, str(output_folder() / SEMILLIE))
+
+
+def output_folder() -> Path:
+    """Where ComfyUI puts results."""
+    return Path(folder_paths.get_output_directory())
 
 
 def default_folder(kind: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
@@ -12,6 +13,8 @@ from ..semillie_core.weights import SemiLLIEModel
 
 SemiLLIEModelType = io.Custom("SEMILLIE_MODEL")
 RAMModelType = io.Custom("SEMILLIE_RAM_MODEL")
+LossMapType = io.Custom("LOSS_MAP")
+"""ComfyUI's own, of its training nodes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +37,9 @@ class LoadedRAM:
     Attributes:
         model: The core's descriptor; its encoder is the patcher's module.
         patcher: ComfyUI's handle that moves the network between devices.
+        file: The checkpoint; ``None`` for the network that ships with the pack.
     """
 
     model: SemanticModel
     patcher: Any
+    file: Path | None

@@ -44,10 +44,9 @@ class LoadModel(io.ComfyNode):
                 io.Combo.Input(
                     "model_name",
                     options=[*bundled_models(), *_folders.names(_folders.SEMILLIE)],
-                    tooltip="Which weights to use. The bundled ones come first: 'compact' is fast on any "
-                    "computer, 'base' is the paper's network, slower and finer. Below them: your own files "
-                    "from models/semillie (this project's .safetensors or the paper authors' .pth). Default: "
-                    "the first.",
+                    tooltip="Which weights to use. The bundled ones come first. Below them: your own files from "
+                    "models/semillie and output/semillie (this project's .safetensors or the paper authors' .pth). "
+                    "Default: the first.",
                 ),
                 io.Combo.Input(
                     "dtype",

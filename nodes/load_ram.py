@@ -65,13 +65,14 @@ class LoadRAM(io.ComfyNode):
         """Load the network."""
         progress = _runtime.Progress()
         progress(0, 1)
-        if model_name == BUILT_IN:
+        path = None if model_name == BUILT_IN else _path_of(model_name)
+        if path is None:
             # So small a network gains nothing from half precision.
             model = load_efficientnet_lite0(dtype=torch.float32 if dtype == AUTO else _runtime.DTYPES[dtype])
         else:
-            model = load_ram(_path_of(model_name), dtype=_pick_dtype(dtype))
+            model = load_ram(path, dtype=_pick_dtype(dtype))
         progress(1, 1)
-        return io.NodeOutput(LoadedRAM(model, _runtime.managed(model.encoder)))
+        return io.NodeOutput(LoadedRAM(model, _runtime.managed(model.encoder), path))
 
 
 def _path_of(name: str) -> Path:

@@ -10,6 +10,7 @@ from .config import (
     TrainConfig,
 )
 from .errors import TrainingError
+from .fine_tune import FineTuned, FineTuneOptions, fine_tune
 from .objective import Objective
 from .report import write_report
 from .step import MeanTeacherStep, run_steps, whole_frames
@@ -17,6 +18,8 @@ from .trainer import Result, train
 
 __all__ = [
     "ConsistencyConfig",
+    "FineTuneOptions",
+    "FineTuned",
     "LossConfig",
     "MeanTeacherStep",
     "Objective",
@@ -27,6 +30,7 @@ __all__ = [
     "TeacherConfig",
     "TrainConfig",
     "TrainingError",
+    "fine_tune",
     "run_steps",
     "train",
     "whole_frames",

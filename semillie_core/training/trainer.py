@@ -64,7 +64,7 @@ def train(
     config: TrainConfig,
     *,
     student: nn.Module | None = None,
-    on_step: Callable[[dict[str, Any]], None] | None = None,
+    on_step: Callable[[dict[str, Any]], bool | None] | None = None,
 ) -> Result:
     """Train a student, and the teacher that averages it, on pairs and unpaired dark photos.
 
@@ -77,7 +77,7 @@ def train(
         student: What to train, in place, instead of what the config names: any module from images ``(B, 3, H, W)`` in
             [0, 1] to images of the same size. Several processes must be given the same weights.
         on_step: Called with every log record (step, loss terms, learning rate, seconds; validation scores when
-            there are some), in the process that writes the files.
+            there are some), in the process that writes the files. Returning True ends the run as Ctrl-C does.
 
     Returns:
         Where the weights are and how good they are.
@@ -118,7 +118,7 @@ class _Run:
         torch.manual_seed(config.seed * 1_000_003 + process.rank)
         self._resume()
 
-    def train(self, on_step: Callable[[dict[str, Any]], None] | None) -> Result:
+    def train(self, on_step: Callable[[dict[str, Any]], bool | None] | None) -> Result:
         config, process = self.config, self.process
         journal = None
         if process.leads:
@@ -134,9 +134,6 @@ class _Run:
                     self.data, self._shape, start, stop, rank=process.rank, world=process.world
                 ):
                     record = self._train_step(to_device(data, process.device))
-                    stopping = any(process.gather(interrupted.is_set()))
-                    if stopping:
-                        interrupted.set()
                     last = self.step == config.steps
                     if self.validation_pairs and (self.step % config.val_every == 0 or last):
                         record |= self._validate()
@@ -146,8 +143,11 @@ class _Run:
                         self._pictures(data)
                     if journal is not None:
                         journal.write(record)
-                        if on_step is not None:
-                            on_step(record)
+                        if on_step is not None and on_step(record):
+                            interrupted.set()
+                    stopping = any(process.gather(interrupted.is_set()))
+                    if stopping:
+                        interrupted.set()
                     if self.step % config.checkpoint_every == 0 or self.step == stop or last or stopping:
                         self._checkpoint()
                     if stopping:

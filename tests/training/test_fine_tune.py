@@ -1,0 +1,152 @@
+"""Fine-tuning a loaded model on a user's own photos."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from semillie_core.network import SemiLLIE, SemiLLIEConfig
+from semillie_core.training import FineTuneOptions, fine_tune
+from semillie_core.training.journal import read_log
+from semillie_core.weights import SemiLLIEModel
+
+SMALL = SemiLLIEConfig(
+    embed_dim=32, depths=(1,), d_state=2, expand=1.0, downscale=4, thumbnail=16, thumbnail_depth=1
+)
+OPTIONS = FineTuneOptions(steps=12, learning_rate=2e-3, batch_size=1, crop=32, contrastive=0.0)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(1)
+    network = SemiLLIE(SMALL).eval().requires_grad_(False)
+    return SemiLLIEModel(network, "small", {"file": "small.safetensors", "licence": "Apache-2.0"})
+
+
+@pytest.fixture
+def dark():
+    generator = torch.Generator().manual_seed(2)
+    return [0.1 * torch.rand(3, *size, generator=generator) for size in ((48, 64), (70, 50), (33, 32))]
+
+
+def weights(model):
+    return torch.cat([value.flatten() for value in model.network.state_dict().values()])
+
+
+def test_pairs_teach_what_results_should_be(model, dark, tmp_path):
+    def error(tuned):
+        with torch.no_grad():
+            return sum(float((tuned.network(x[None]).image[0] - y).abs().mean()) for x, y in pairs)
+
+    pairs = [(photo, (6 * photo).clamp(0, 1)) for photo in dark]
+    before = weights(model).clone()
+    options = FineTuneOptions(steps=40, learning_rate=2e-3, batch_size=2, crop=32, contrastive=0.0)
+    result = fine_tune(model, dark, tmp_path, pairs=pairs, options=options)
+    assert error(result.model) < 0.7 * error(model)
+    assert torch.equal(weights(model), before)
+    assert len(result.losses) == 40
+
+
+def test_without_pairs_the_look_stays(model, dark, tmp_path):
+    result = fine_tune(model, dark, tmp_path, options=OPTIONS)
+    with torch.no_grad():
+        change = [
+            (result.model.network(x[None]).image - model.network(x[None]).image).abs().mean() for x in dark
+        ]
+    assert not torch.equal(weights(result.model), weights(model))
+    assert max(change) < 0.05
+
+
+def test_interrupted_anywhere_it_ends_as_an_unbroken_run(model, dark, tmp_path):
+    class CancelError(Exception):
+        pass
+
+    def cancel_at(step):
+        def progress(done, total, preview):
+            assert total == 12
+            if done == step:
+                raise CancelError
+
+        return progress
+
+    whole = fine_tune(model, dark, tmp_path / "whole", options=OPTIONS)
+    for step in (0, 1, 7):
+        with pytest.raises(CancelError):
+            fine_tune(model, dark, tmp_path / "parts", options=OPTIONS, progress=cancel_at(step))
+    (folder,) = (tmp_path / "parts").iterdir()
+    assert read_log(folder)[-1]["step"] == 7
+    parts = fine_tune(model, dark, tmp_path / "parts", options=OPTIONS)
+    assert torch.equal(weights(parts.model), weights(whole.model))
+    assert parts.losses == whole.losses
+
+
+def test_the_same_again_returns_at_once_and_anything_else_is_another_run(model, dark, tmp_path):
+    steps = []
+    first = fine_tune(model, dark, tmp_path, options=OPTIONS)
+    again = fine_tune(model, dark, tmp_path, options=OPTIONS, progress=lambda done, *_: steps.append(done))
+    assert not any(steps)
+    assert again.run == first.run
+    assert torch.equal(weights(again.model), weights(first.model))
+    others = [
+        fine_tune(model, dark[:2], tmp_path, options=OPTIONS),
+        fine_tune(model, dark, tmp_path, options=FineTuneOptions(**{**vars(OPTIONS), "seed": 1})),
+        fine_tune(first.model, dark, tmp_path, options=OPTIONS),
+    ]
+    assert len({first.run, *(other.run for other in others)}) == 4
+
+
+def test_it_works_where_gradients_are_off_and_leaves_randomness_alone(model, dark, tmp_path):
+    outside = fine_tune(model, dark, tmp_path / "outside", options=OPTIONS)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    with torch.inference_mode():
+        network = SemiLLIE(SMALL)
+        network.load_state_dict(model.network.state_dict())
+        inside = fine_tune(SemiLLIEModel(network, "small"), dark, tmp_path / "inside", options=OPTIONS)
+    assert torch.equal(weights(inside.model), weights(outside.model))
+    torch.manual_seed(5)
+    fine_tune(model, dark, tmp_path / "third", options=OPTIONS)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_previews_show_before_and_after(model, dark, tmp_path):
+    pictures = []
+    fine_tune(model, dark, tmp_path, options=OPTIONS, progress=lambda done, total, p: pictures.append(p))
+    shown = [picture for picture in pictures if picture is not None]
+    assert len(shown) == 12
+    assert shown[-1].shape == (3, 48, 128)
+    torch.testing.assert_close(shown[-1][:, :, :64], dark[0], atol=1 / 255, rtol=0)
+
+
+def test_contrast_changes_what_is_learned(model, dark, tmp_path):
+    with_it = FineTuneOptions(**{**vars(OPTIONS), "contrastive": 1.0, "steps": 2})
+    without = FineTuneOptions(**{**vars(OPTIONS), "steps": 2})
+    results = [fine_tune(model, dark, tmp_path, options=options) for options in (with_it, without)]
+    assert not torch.equal(weights(results[0].model), weights(results[1].model))
+    assert "contrastive" in read_log(results[0].run)[-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dark": []}, "no dark photo"),
+        ({"dark": [torch.rand(3, 20, 64)]}, "Dark photo 1 has 64x20 pixels"),
+        ({"dark": [torch.rand(3, 48, 48), torch.full((3, 48, 48), torch.nan)]}, "Dark photo 2 has values"),
+        ({"dark": [torch.rand(1, 48, 48)]}, "must have shape"),
+        ({"pairs": [(torch.rand(3, 48, 48), torch.rand(3, 48, 50))]}, "Pair 1.*48x48 and 50x48"),
+    ],
+)
+def test_photos_that_cannot_be_used_are_named(model, dark, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        fine_tune(model, **{"dark": dark, **change}, folder=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "change", [{"steps": 0}, {"crop": 16}, {"learning_rate": 0.0}, {"consistency": -1.0}]
+)
+def test_options_out_of_range_are_named(change):
+    (name,) = change
+    with pytest.raises(ValueError, match=name):
+        FineTuneOptions(**change)
