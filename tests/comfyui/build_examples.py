@@ -33,6 +33,7 @@ HELP_PICTURES = {
     "Brighten a Dark Photo": ("SemiLLIE_SamplePhoto", "SemiLLIE_LoadModel", "SemiLLIE_Enhance"),
     "Tags Before and After": ("SemiLLIE_LoadRAM", "SemiLLIE_RAMTag", "SemiLLIE_SemanticDrift"),
     "Low-Light Report": ("SemiLLIE_LowLightReport",),
+    "Fine-Tune on Your Own Photos": ("SemiLLIE_FineTune", "SemiLLIE_SaveModel"),
 }
 
 README_PICTURES = {
@@ -160,6 +161,9 @@ def thumbnails(server: Server) -> None:
         "Brighten a Dark Photo": split(sample("portrait.png"), result("Brighten a Dark Photo", "4")),
         "Large Photo in Tiles": split(sample("meadow.jpg"), result("Large Photo in Tiles", "4")),
         "Tags Before and After": split(sample("coffee.png"), result("Tags Before and After", "8")),
+        "Fine-Tune on Your Own Photos": split(
+            sample("meadow.jpg"), result("Fine-Tune on Your Own Photos", "7")
+        ),
     }
     clip = result("Batch of Video Frames", "4")
     frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(clip)]

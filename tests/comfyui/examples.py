@@ -234,10 +234,63 @@ REPORT = Example(
     saves=("5", "6", "7"),
 )
 
+TUNE = Example(
+    prompt={
+        "1": node("SemiLLIE_SamplePhoto", photo="meadow-pan"),
+        "2": _load(),
+        "3": node(
+            "SemiLLIE_Enhance",
+            model=["2", 0],
+            image=["1", 0],
+            **ENHANCE | {"brightness": 0.5, "saturation": 1.3},
+        ),
+        "4": node(
+            "SemiLLIE_FineTune",
+            model=["2", 0],
+            dark_images=["1", 0],
+            pairs_before=["1", 0],
+            pairs_after=["3", 0],
+            steps=12,
+            learning_rate=0.0005,
+            batch_size=2,
+            crop_size=64,
+            consistency=0.3,
+            contrastive=0.5,
+            seed=0,
+        ),
+        "5": node("SemiLLIE_SamplePhoto", photo="meadow"),
+        "6": node("SemiLLIE_Enhance", model=["4", 0], image=["5", 0], **ENHANCE),
+        "7": node("PreviewImage", images=["6", 0]),
+        "8": node("SemiLLIE_SaveModel", model=["4", 0], filename_prefix="semillie/my-semillie"),
+        "9": node("LossGraphNode", loss=["4", 1], filename_prefix="loss"),
+    },
+    layout={
+        "1": (40, 60, 290, 80),
+        "2": (40, 210, 290, 110),
+        "3": (380, 60, 320, 300),
+        "4": (750, 60, 360, 360),
+        "5": (750, 500, 360, 80),
+        "6": (750, 650, 360, 300),
+        "7": (1160, 500, 480, 450),
+        "8": (1160, 60, 480, 80),
+        "9": (1690, 60, 440, 380),
+    },
+    titles={"3": "The look to learn", "6": "Enhance with what was learned"},
+    note="## Fine-tune on your own photos\n\nThe frames of a clip, brightened and with more colour, show the network "
+    "what you want; it learns to do so by itself, without changed settings.\n\n**Your own photos:** *Load Image "
+    "(from Folder)* in place of the clip. **Your own look:** anything that makes the wanted picture in place of "
+    "*The look to learn*, or nothing: without pairs the network keeps its look and learns your photos' light and "
+    "noise.\n\n12 steps on small cut-outs are for show. Start with **200** and **crop_size 128**. Cancelled, it "
+    "goes on when you press Run again.",
+    note_box=(40, 400, 560, 330),
+    saves=("7", "9"),
+)
+
 EXAMPLES = {
     "Brighten a Dark Photo": QUICK,
     "Large Photo in Tiles": LARGE,
     "Batch of Video Frames": FRAMES,
     "Tags Before and After": TAGS,
     "Low-Light Report": REPORT,
+    "Fine-Tune on Your Own Photos": TUNE,
 }
