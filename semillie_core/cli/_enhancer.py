@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,11 +117,7 @@ def make_enhancer(args: argparse.Namespace, controls: EnhanceControls | None = N
 
 
 def explain(photo: Path, error: Exception) -> str:
-    """Say why a photo could not be enhanced, if that is the photo's or the machine's doing.
-
-    Raises:
-        Exception: The error, if it is neither.
-    """
+    """Say why a photo could not be enhanced; of a defect, say where it is."""
     from ..image_io import PhotoError
     from ..inference import is_out_of_memory
 
@@ -130,7 +127,8 @@ def explain(photo: Path, error: Exception) -> str:
         return f"{photo} needs more memory than there is. Try --tile 256."
     if isinstance(error, OSError):
         return f"{photo}: {error}"
-    raise error
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{photo}: unexpected {type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
 
 
 def pick_device(name: str) -> str:

@@ -16,6 +16,8 @@ _DIRECTORY_TAGS = (0x8769, 0x8825)
 """Camera (EXIF) and position (GPS)."""
 _INTEROPERABILITY = 0xA005
 """Points to a third directory, which says nothing about the photo."""
+_DAMAGE = (ValueError, LookupError, TypeError, SyntaxError, OSError, struct.error)
+"""What Pillow raises at EXIF that is damaged, depending on where."""
 
 
 def exif_of_tiff(data: bytes) -> bytes | None:
@@ -29,7 +31,7 @@ def exif_of_tiff(data: bytes) -> bytes | None:
     """
     try:
         exif = _select(data, "<")
-    except (ValueError, KeyError, TypeError, SyntaxError, OSError, struct.error):
+    except _DAMAGE:
         return None
     return exif.tobytes() if len(exif) else None
 
@@ -40,11 +42,18 @@ def add_exif_to_tiff(data: bytes, block: bytes) -> bytes:
     Args:
         data: A file as libvips writes it: one directory, 32-bit offsets.
         block: EXIF, as other formats hold it.
+
+    Returns:
+        The file; as it was if the block is damaged.
     """
     order = "<" if data[:2] == b"II" else ">"
-    data += bytes(len(data) % 2)
+    start = len(data) + len(data) % 2
     header = len(b"Exif\0\0") + 8
-    added = _select(block, order).tobytes(len(data))[header:]
+    try:
+        added = _select(block, order).tobytes(start)[header:]
+    except _DAMAGE:
+        return data
+    data = data.ljust(start, b"\0")
     entries = _entries(added, 0, order) | _entries(data, struct.unpack_from(f"{order}I", data, 4)[0], order)
     directory = (
         struct.pack(f"{order}H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)

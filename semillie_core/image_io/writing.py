@@ -22,7 +22,8 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
     """Write a photo, as a whole or not at all.
 
     The ending of the name decides the format. Values are rounded to the nearest step. PNG and TIFF keep 16 bits and
-    are lossless; JPEG and WebP have 8. JPEG has no alpha: the photo is put on white.
+    are lossless; JPEG and WebP have 8. JPEG has no alpha: the photo is put on white. TIFF leaves out EXIF that is
+    damaged.
 
     Args:
         path: File to write; replaced if it exists.

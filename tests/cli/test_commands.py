@@ -222,15 +222,24 @@ def test_running_out_of_memory_fails_the_photo_not_the_run(semillie, photo, tmp_
     assert (tmp_path / "small_enhanced.png").is_file()
 
 
-def test_unexpected_errors_are_not_hidden(semillie, photo, monkeypatch):
+@pytest.mark.parametrize("command", ["enhance", "demo"])
+def test_unexpected_errors_fail_the_photo_and_say_where(semillie, photo, tmp_path, monkeypatch, command):
     from semillie_core import inference
 
-    def broken(*_args, **_kwargs):
-        raise RuntimeError("a defect")
+    real = inference.enhance
+
+    def broken(model, image, **options):
+        if image.shape[-1] > 60:
+            raise RuntimeError("a defect")
+        return real(model, image, **options)
 
     monkeypatch.setattr(inference, "enhance", broken)
-    with pytest.raises(RuntimeError, match="a defect"):
-        semillie("enhance", photo("a.png"))
+    monkeypatch.setattr(demo, "SAMPLES", tmp_path / "none")
+    big, small = photo("big.png", size=(40, 80)), photo("small.png")
+    status, _, err = semillie(command, big, small, "-o", tmp_path / "out")
+    assert status == 1
+    assert "big.png: unexpected RuntimeError: a defect (test_commands.py, line " in err
+    assert [path.name[:5] for path in (tmp_path / "out").iterdir()] == ["small"]
 
 
 def test_demo_pictures_the_samples_and_the_users_photos(semillie, photo, tmp_path, monkeypatch):

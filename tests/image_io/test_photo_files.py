@@ -196,6 +196,28 @@ def test_damaged_exif_does_not_cost_the_photo(tmp_path):
     torch.testing.assert_close(read_photo(tmp_path / "b.tif").pixels, smooth(), atol=0.01, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about the damage
+def test_tiff_is_written_without_damaged_exif(tmp_path):
+    exif = Image.Exif()
+    exif[270], exif[271] = "night", "ACME"
+    exif[0x8769] = {33434: IFDRational(1, 50), 36867: "2024:12:24 18:00:00", 37500: b"maker's note"}
+    exif[0x8825] = {1: "N", 2: (IFDRational(59), IFDRational(20), IFDRational(3, 10))}
+    block, pixels = exif.tobytes(), noise(3, 5, 7)
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        damaged = np.frombuffer(block, np.uint8).copy()
+        damaged[random.integers(6, len(block), 4)] = random.choice([0, 78, 255], 4)
+        photo = Photo(pixels, "jpeg", metadata={"exif-data": damaged.tobytes()})
+        write_photo(tmp_path / "a.tif", pixels, like=photo)
+    header = block.index(b"II*\0") if b"II*\0" in block else block.index(b"MM\0*")
+    for damaged in (block[:header] + b"??" + block[header + 2 :], block[: header + 4]):
+        photo = Photo(pixels, "jpeg", metadata={"exif-data": damaged})
+        write_photo(tmp_path / "a.tif", pixels, like=photo)
+        written = read_photo(tmp_path / "a.tif")
+        assert "exif-data" not in written.metadata
+        torch.testing.assert_close(written.pixels, pixels, atol=0.51 / 255, rtol=0)
+
+
 def test_wide_gamut_values_and_profile_pass_unchanged(tmp_path):
     pixels = (smooth() * 255).round() / 255
     icc = pyvips.Image.profile_load("p3")
