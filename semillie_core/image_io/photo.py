@@ -11,6 +11,8 @@ PHOTO_SUFFIXES = {
     ".png": "png",
     ".jpg": "jpeg",
     ".jpeg": "jpeg",
+    ".jpe": "jpeg",
+    ".jfif": "jpeg",
     ".webp": "webp",
     ".tif": "tiff",
     ".tiff": "tiff",

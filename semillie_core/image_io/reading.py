@@ -19,6 +19,7 @@ _LOADERS = {
     "webp": "webpload_buffer",
     "tiff": "tiffload_buffer",
 }
+_SIGNATURE_BYTES = 12
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DEPTHS = {"uchar": 8, "ushort": 16}
 _COLOUR_SPACES = ("srgb", "rgb", "rgb16", "b-w", "grey16")
@@ -82,6 +83,25 @@ def read_photo(path: str | Path) -> Photo:
         metadata=metadata,
         resolution=(image.xres, image.yres),
     )
+
+
+def photo_format(path: str | Path) -> str | None:
+    """The format that a file's first bytes show, as in :attr:`.photo.Photo.format`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        ``None`` if it is none of the supported ones, or no file that can be read twice.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():  # The bytes of a pipe would be gone.
+            return None
+        with path.open("rb") as file:
+            return _sniff(file.read(_SIGNATURE_BYTES))
+    except OSError:
+        return None
 
 
 def _content(path: Path) -> bytes:

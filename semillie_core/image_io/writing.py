@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,36 @@ from ._vips import load_vips, reason
 from .photo import PHOTO_SUFFIXES, Photo, PhotoError
 
 _DEEP_FORMATS = ("png", "tiff")
+_LARGEST_EDGE = {"jpeg": 65_500, "webp": 16_383}
+"""In pixels, of the formats in which it is less than a photo may have."""
+
+
+def check_target(path: str | Path, height: int, width: int) -> None:
+    """Make sure that a photo can be written, before the work on it.
+
+    Args:
+        path: File to write; nothing is written to it yet.
+        height: Rows of the photo.
+        width: Columns of the photo.
+
+    Raises:
+        PhotoError: The ending is none of :data:`.photo.PHOTO_SUFFIXES`, the photo is too large for the format, or
+            the file cannot be made where it should be.
+    """
+    path = Path(path)
+    file_format = _format_of(path)
+    edge = _LARGEST_EDGE.get(file_format, math.inf)
+    if max(height, width) > edge:
+        raise PhotoError(
+            f"{path} cannot be written: {file_format.upper()} has at most {edge} pixels per side, the photo is "
+            f"{width} x {height}. Write a PNG or TIFF file."
+        )
+    if path.is_dir():
+        raise PhotoError(f"{path} cannot be written: it is a folder. Choose another name.")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise PhotoError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, quality: int = 95) -> None:
@@ -38,11 +70,7 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
     """
     path = Path(path)
     vips = load_vips()
-    file_format = PHOTO_SUFFIXES.get(path.suffix.lower())
-    if file_format is None:
-        raise PhotoError(
-            f"{path} should end in one of {', '.join(PHOTO_SUFFIXES)}: the ending decides the format."
-        )
+    file_format = _format_of(path)
     if pixels.dim() != 3 or pixels.shape[0] not in (3, 4) or pixels.numel() == 0:
         raise ValueError(f"pixels must be (3 or 4, H, W), got {tuple(pixels.shape)}.")
     if not 1 <= quality <= 100:
@@ -75,6 +103,15 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
             file.write(encoded)
     except OSError as error:
         raise PhotoError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _format_of(path: Path) -> str:
+    file_format = PHOTO_SUFFIXES.get(path.suffix.lower())
+    if file_format is None:
+        raise PhotoError(
+            f"{path} should end in one of {', '.join(PHOTO_SUFFIXES)}: the ending decides the format."
+        )
+    return file_format
 
 
 def _to_vips(vips: Any, planes: Tensor, bit_depth: int) -> Any:

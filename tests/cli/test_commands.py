@@ -160,6 +160,36 @@ def test_sixteen_bits_and_grey_stay(semillie, tmp_path):
     assert len(result.pixels.unique()) > 256
 
 
+def test_a_deep_photo_of_the_wrong_name_stays_deep(semillie, tmp_path):
+    import numpy as np
+    import pyvips
+
+    values = (torch.rand(24, 24, 4) * 65535).numpy().astype(np.uint16)
+    image = pyvips.Image.new_from_array(values, interpretation="rgb16")
+    (tmp_path / "a.jpg").write_bytes(image.pngsave_buffer())
+    assert semillie("enhance", tmp_path / "a.jpg")[0] == 0
+    result = read_photo(tmp_path / "a_enhanced.png")
+    assert (result.format, result.bit_depth, result.pixels.shape) == ("png", 16, (4, 24, 24))
+
+
+def test_what_cannot_be_written_is_not_enhanced(semillie, photo, tmp_path, monkeypatch):
+    from semillie_core import inference
+
+    monkeypatch.setattr(inference, "enhance", lambda *_args, **_options: pytest.fail("enhanced"))
+    wide, source = photo("wide.png", size=(2, 16_384)), photo("a.png")
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "out" / "a.png").mkdir(parents=True)
+    for arguments, message in (
+        ([wide, "--format", "webp"], "at most 16383 pixels per side, the photo is 16384 x 2"),
+        ([source, "-o", tmp_path / "file" / "inside"], "inside"),
+        ([source, "-o", tmp_path / "out", "--overwrite"], "is a folder"),
+    ):
+        status, _, err = semillie("enhance", *arguments)
+        assert status == 1
+        assert message in err
+        assert "unexpected" not in err
+
+
 def test_tiles_change_little(semillie, photo, tmp_path):
     source = photo("a.png", size=(150, 300))
     for name, tile in (("whole.png", "off"), ("tiled.png", "128")):

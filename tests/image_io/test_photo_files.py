@@ -12,7 +12,16 @@ import torch
 from PIL import Image, ImageCms, PngImagePlugin
 from PIL.TiffImagePlugin import IFDRational
 
-from semillie_core.image_io import Photo, PhotoError, load_vips, read_photo, side_by_side, write_photo
+from semillie_core.image_io import (
+    Photo,
+    PhotoError,
+    check_target,
+    load_vips,
+    photo_format,
+    read_photo,
+    side_by_side,
+    write_photo,
+)
 
 pyvips = pytest.importorskip("pyvips", reason="photo files need the extra cli")
 
@@ -292,6 +301,41 @@ def test_alpha_is_put_on_white_where_the_format_has_none(tmp_path):
 def test_format_follows_the_content_not_the_name(tmp_path):
     to_pil(smooth()).save(tmp_path / "a.png", "JPEG")
     assert read_photo(tmp_path / "a.png").format == "jpeg"
+
+
+def test_the_format_is_seen_without_reading_the_file(tmp_path):
+    for suffix, file_format in FORMATS.items():
+        write_photo(tmp_path / f"a{suffix}", smooth())
+        (tmp_path / f"a{suffix}").rename(tmp_path / "a")
+        assert photo_format(tmp_path / "a") == file_format
+    (tmp_path / "a").write_bytes(b"GIF89a")
+    assert photo_format(tmp_path / "a") is None
+    assert photo_format(tmp_path) is None
+    assert photo_format(tmp_path / "none.jpg") is None
+
+
+@pytest.mark.parametrize("suffix", [".jpe", ".jfif", ".JFIF"])
+def test_other_endings_of_jpeg(tmp_path, suffix):
+    write_photo(tmp_path / f"a{suffix}", smooth())
+    assert read_photo(tmp_path / f"a{suffix}").format == "jpeg"
+
+
+def test_targets_are_checked_without_a_trace(tmp_path):
+    check_target(tmp_path / "a.png", 2, 100_000)
+    for name, size, message in (
+        ("a.gif", (2, 2), "should end in one of"),
+        ("a.webp", (16_384, 2), "WEBP has at most 16383 pixels per side, the photo is 2 x 16384"),
+        ("a.jpg", (2, 65_501), "JPEG has at most 65500 pixels"),
+        ("none/a.jpg", (2, 2), "cannot be written"),
+    ):
+        with pytest.raises(PhotoError, match=message):
+            check_target(tmp_path / name, *size)
+    assert list(tmp_path.iterdir()) == []
+    write_photo(tmp_path / "a.webp", noise(3, 1, 16_383))
+    write_photo(tmp_path / "a.jpg", noise(3, 1, 65_500))
+    for name, size in (("a.webp", 16_384), ("a.jpg", 65_501)):
+        with pytest.raises(PhotoError, match="cannot be encoded"):
+            write_photo(tmp_path / name, noise(3, 1, size))
 
 
 def test_names_that_look_like_options_are_names(tmp_path):
