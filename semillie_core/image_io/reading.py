@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ._png import colour_chunks, hdr_transfer
 from ._tiff import exif_of_tiff
 from ._vips import load_vips, reason
 from .photo import Photo, PhotoError
@@ -31,15 +32,17 @@ def read_photo(path: str | Path) -> Photo:
     """Read a PNG, JPEG, WebP or TIFF file; the content decides which, not the name.
 
     EXIF orientation is applied, so that the pixels are upright. An ICC profile is kept as it is and the pixel values
-    with it: a photo in Display P3 or Adobe RGB is processed in its own values and keeps its profile. Only CMYK is
-    converted, to sRGB through its embedded profile, or a generic one without.
+    with it: a photo in Display P3 or Adobe RGB is processed in its own values and keeps its profile. So it is with the
+    chunks by which a PNG says the same without a profile. Only CMYK is converted, to sRGB through its embedded
+    profile, or a generic one without.
 
     Args:
         path: The file.
 
     Raises:
         PhotoError: The file is missing, truncated, damaged, not a photo of a supported format, or holds several
-            pictures, an unsupported number of channels, or samples of another type than 8 or 16-bit integers.
+            pictures, high dynamic range (a PNG in PQ or HLG), an unsupported number of channels, or samples of another
+            type than 8 or 16-bit integers.
     """
     path = Path(path)
     vips = load_vips()
@@ -47,6 +50,10 @@ def read_photo(path: str | Path) -> Photo:
     file_format = _sniff(data)
     if file_format is None:
         raise PhotoError(f"{path} is not a PNG, JPEG, WebP or TIFF file. Convert it to one of these first.")
+    if file_format == "png" and (transfer := hdr_transfer(data)):
+        raise PhotoError(
+            f"{path} has high dynamic range ({transfer}). Save it with standard dynamic range, as sRGB, first."
+        )
     try:
         image = vips.Operation.call(_LOADERS[file_format], data, fail_on="error")
         _check_structure(path, image)
@@ -81,6 +88,7 @@ def read_photo(path: str | Path) -> Photo:
         bit_depth,
         is_grey=colours == 1,
         metadata=metadata,
+        png_colour=colour_chunks(data) if file_format == "png" else b"",
         resolution=(image.xres, image.yres),
     )
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..files import atomic_write
 from ..inference.controls import luma
+from ._png import add_chunks
 from ._tiff import add_exif_to_tiff
 from ._vips import load_vips, reason
 from .photo import PHOTO_SUFFIXES, Photo, PhotoError
@@ -55,7 +56,7 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
 
     The ending of the name decides the format. Values are rounded to the nearest step. PNG and TIFF keep 16 bits and
     are lossless; JPEG and WebP have 8. JPEG has no alpha: the photo is put on white. TIFF leaves out EXIF that is
-    damaged.
+    damaged, and only PNG keeps :attr:`.photo.Photo.png_colour`.
 
     Args:
         path: File to write; replaced if it exists.
@@ -95,6 +96,8 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
         encoded = _encode(image, file_format, quality)
     except vips.Error as error:
         raise PhotoError(f"{path} cannot be encoded as {file_format.upper()}: {reason(error)}.") from error
+    if file_format == "png" and like is not None:
+        encoded = add_chunks(encoded, like.png_colour)
     exif = like.metadata.get("exif-data") if like is not None else None
     if file_format == "tiff" and isinstance(exif, bytes):
         encoded = add_exif_to_tiff(encoded, exif)

@@ -5,6 +5,7 @@ import io
 import os
 import stat
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -225,6 +226,54 @@ def test_tiff_is_written_without_damaged_exif(tmp_path):
         written = read_photo(tmp_path / "a.tif")
         assert "exif-data" not in written.metadata
         torch.testing.assert_close(written.pixels, pixels, atol=0.51 / 255, rtol=0)
+
+
+def png_chunk(kind, content):
+    body = kind + content
+    return len(content).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
+
+def png_with(*chunks):
+    """The smooth picture as a PNG file with these chunks behind its header."""
+    file = io.BytesIO()
+    to_pil(smooth()).save(file, "PNG")
+    content = file.getvalue()
+    return content[:33] + b"".join(chunks) + content[33:]
+
+
+LINEAR = png_chunk(b"gAMA", (100_000).to_bytes(4, "big"))
+P3 = png_chunk(b"cICP", bytes([12, 13, 0, 1]))
+
+
+def test_png_keeps_what_its_values_mean(tmp_path):
+    primaries = png_chunk(b"cHRM", b"".join((1000 * value).to_bytes(4, "big") for value in range(31, 39)))
+    standard = png_chunk(b"sRGB", b"\0")
+    for chunks in ([LINEAR, primaries], [standard], [P3], [standard, LINEAR, primaries, P3]):
+        (tmp_path / "a.png").write_bytes(png_with(*chunks))
+        photo = read_photo(tmp_path / "a.png")
+        write_photo(tmp_path / "b.png", photo.pixels, like=photo)
+        content = (tmp_path / "b.png").read_bytes()
+        assert all(content.count(chunk) == 1 for chunk in chunks)
+        with Image.open(tmp_path / "b.png") as written:
+            written.load()
+            assert written.info.get("gamma") == (1.0 if LINEAR in chunks else None)
+        again = read_photo(tmp_path / "b.png")
+        assert again.png_colour == photo.png_colour
+        torch.testing.assert_close(again.pixels, photo.pixels)
+        write_photo(tmp_path / "b.webp", photo.pixels, like=photo)
+        assert read_photo(tmp_path / "b.webp").png_colour == b""
+
+
+def test_damaged_colour_chunks_are_left_out(tmp_path):
+    (tmp_path / "a.png").write_bytes(png_with(P3[:-1] + b"?", LINEAR))
+    assert read_photo(tmp_path / "a.png").png_colour == LINEAR
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
+def test_high_dynamic_range_is_refused(tmp_path, transfer, name):
+    (tmp_path / "a.png").write_bytes(png_with(png_chunk(b"cICP", bytes([9, transfer, 0, 1]))))
+    with pytest.raises(PhotoError, match=rf"a\.png has high dynamic range \({name}\)\. Save it"):
+        read_photo(tmp_path / "a.png")
 
 
 def test_wide_gamut_values_and_profile_pass_unchanged(tmp_path):
