@@ -39,6 +39,12 @@ def hdr_transfer(data: bytes) -> str | None:
     return _HDR_TRANSFERS.get(content[1]) if len(content) == 4 else None
 
 
+def frame_count(data: bytes) -> int:
+    """How many pictures a PNG file shows one after another; 1 if it is not animated."""
+    content = _chunks_before_pixels(data).get(b"acTL", b"")[8:-4]
+    return max(1, int.from_bytes(content[:4], "big"))
+
+
 def _chunks_before_pixels(data: bytes) -> dict[bytes, bytes]:
     """The undamaged chunks before the pixels by type, each as a whole."""
     found = {}

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._png import colour_chunks, hdr_transfer
-from ._tiff import exif_of_tiff
+from ._png import colour_chunks, frame_count, hdr_transfer
+from ._tiff import exif_of_tiff, full_pages
 from ._vips import load_vips, reason
 from .photo import Photo, PhotoError
 
@@ -55,8 +55,14 @@ def read_photo(path: str | Path) -> Photo:
             f"{path} has high dynamic range ({transfer}). Save it with standard dynamic range, as sRGB, first."
         )
     try:
-        image = vips.Operation.call(_LOADERS[file_format], data, fail_on="error")
-        _check_structure(path, image)
+        pages = full_pages(data) if file_format == "tiff" else []
+        options = {"page": pages[0]} if pages else {}
+        image = vips.Operation.call(_LOADERS[file_format], data, fail_on="error", **options)
+        if file_format == "png":
+            pictures = frame_count(data)
+        else:
+            pictures = len(pages) or (image.get("n-pages") if image.get_typeof("n-pages") else 1)
+        _check_structure(path, image, pictures)
         image = image.autorot()
         bit_depth = _DEPTHS[image.format]
         if image.interpretation == "cmyk":
@@ -138,10 +144,9 @@ def _sniff(data: bytes) -> str | None:
     return None
 
 
-def _check_structure(path: Path, image: Any) -> None:
-    pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
-    if pages > 1:
-        raise PhotoError(f"{path} holds {pages} pictures. Save each as a file of its own first.")
+def _check_structure(path: Path, image: Any, pictures: int) -> None:
+    if pictures > 1:
+        raise PhotoError(f"{path} holds {pictures} pictures. Save each as a file of its own first.")
     if image.format not in _DEPTHS:
         raise PhotoError(
             f"{path} has samples of type {image.format}. Save it with 8 or 16 bits per channel first."

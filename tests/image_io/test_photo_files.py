@@ -453,6 +453,39 @@ def test_several_pictures_floats_and_other_colour_spaces_are_refused(tmp_path):
         read_photo(tmp_path / "lab.tif")
 
 
+def test_animated_png_is_refused(tmp_path):
+    frames = [to_pil(smooth()), to_pil(1 - smooth())]
+    frames[0].save(tmp_path / "clip.png", save_all=True, append_images=[*frames[1:], *frames])
+    with pytest.raises(PhotoError, match="holds 4 pictures"):
+        read_photo(tmp_path / "clip.png")
+    (tmp_path / "still.png").write_bytes(png_with(png_chunk(b"acTL", bytes([0, 0, 0, 1, 0, 0, 0, 0]))))
+    assert read_photo(tmp_path / "still.png").pixels.shape == (3, 48, 64)
+
+
+@pytest.mark.parametrize("big_tiff", [False, True])
+def test_smaller_copies_inside_tiff_do_not_count(tmp_path, big_tiff):
+    values = (smooth().movedim(0, -1) * 255).round().byte().numpy()
+    pyvips.Image.new_from_array(values, interpretation="srgb").tiffsave(
+        str(tmp_path / "a.tif"), pyramid=True, tile=True, tile_width=16, tile_height=16, bigtiff=big_tiff
+    )
+    assert pyvips.Image.new_from_file(str(tmp_path / "a.tif")).get("n-pages") > 1
+    torch.testing.assert_close(read_photo(tmp_path / "a.tif").pixels, smooth(), atol=0.51 / 255, rtol=0)
+
+
+@pytest.mark.parametrize(("mode", "order"), [("RGB", "little"), ("I;16B", "big")])
+def test_a_thumbnail_before_the_photo_is_passed_over(tmp_path, mode, order):
+    pages = [Image.new(mode, (4, 3)), Image.new(mode, (16, 12))]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:], tiffinfo={254: 0})
+    with pytest.raises(PhotoError, match="holds 2 pictures"):
+        read_photo(tmp_path / "a.tif")
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    entry = b"".join(number.to_bytes(size, order) for number, size in ((254, 2), (4, 2), (1, 4)))
+    at = content.index(entry) + len(entry)
+    content[at : at + 4] = (1).to_bytes(4, order)
+    (tmp_path / "a.tif").write_bytes(content)
+    assert read_photo(tmp_path / "a.tif").pixels.shape == (3, 12, 16)
+
+
 def test_unknown_endings_and_wrong_arguments_are_refused(tmp_path):
     with pytest.raises(PhotoError, match="should end in one of"):
         write_photo(tmp_path / "a.gif", smooth())
