@@ -55,8 +55,9 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
     """Write a photo, as a whole or not at all.
 
     The ending of the name decides the format. Values are rounded to the nearest step. PNG and TIFF keep 16 bits and
-    are lossless; JPEG and WebP have 8. JPEG has no alpha: the photo is put on white. TIFF leaves out EXIF that is
-    damaged, and only PNG keeps :attr:`.photo.Photo.png_colour`.
+    are lossless; JPEG and WebP have 8. JPEG has no alpha: the photo is put on white. WebP has no grey: the values of a
+    grey profile become those of sRGB. TIFF leaves out EXIF that is damaged, and only PNG keeps
+    :attr:`.photo.Photo.png_colour`.
 
     Args:
         path: File to write; replaced if it exists.
@@ -132,6 +133,9 @@ def _encode(image: Any, file_format: str, quality: int) -> bytes:
     if file_format == "jpeg":
         encoded = image.jpegsave_buffer(Q=quality, optimize_coding=True)
     elif file_format == "webp":
+        if image.get_typeof("icc-profile-data") and image.get("icc-profile-data")[16:20] == b"GRAY":
+            # WebP is always RGB, for which a profile of grey values says nothing.
+            image = image.icc_transform("srgb", embedded=True)
         encoded = image.webpsave_buffer(Q=quality, lossless=quality == 100, exact=True)
     elif file_format == "png":
         encoded = image.pngsave_buffer(compression=6, filter="all")

@@ -288,6 +288,35 @@ def test_wide_gamut_values_and_profile_pass_unchanged(tmp_path):
         assert written.info["icc_profile"] == icc
 
 
+def linear_grey_profile():
+    """A monochrome ICC profile (ICC.1:2001-04) whose values are proportional to light."""
+    white = b"XYZ " + bytes(4) + b"".join(round(65536 * x).to_bytes(4, "big") for x in (0.9642, 1, 0.8249))
+    curve = b"curv" + bytes(8)
+    start = 128 + 4 + 2 * 12
+    tags = b"wtpt" + start.to_bytes(4, "big") + len(white).to_bytes(4, "big")
+    tags += b"kTRC" + (start + len(white)).to_bytes(4, "big") + len(curve).to_bytes(4, "big")
+    content = (2).to_bytes(4, "big") + tags + white + curve
+    header = (128 + len(content)).to_bytes(4, "big") + bytes(4) + b"\x02\x10\0\0" + b"mntrGRAYXYZ "
+    return (header.ljust(36, b"\0") + b"acsp").ljust(68, b"\0") + white[8:] + bytes(48) + content
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_grey_values_keep_their_meaning_in_webp(tmp_path, channels):
+    light = torch.tensor([0.0, 0.05, 0.2, 0.5, 1.0]).expand(3, 4, 5)
+    pixels = torch.cat([light, torch.full((1, 4, 5), 0.6)])[:channels]
+    photo = Photo(pixels, "tiff", 16, is_grey=True, metadata={"icc-profile-data": linear_grey_profile()})
+    write_photo(tmp_path / "a.webp", pixels, like=photo, quality=100)
+    written = read_photo(tmp_path / "a.webp")
+    srgb = torch.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    torch.testing.assert_close(written.pixels[:3], srgb, atol=0.02, rtol=0)
+    torch.testing.assert_close(written.pixels[3:], pixels[3:])
+    profile = written.metadata["icc-profile-data"]
+    assert isinstance(profile, bytes)
+    assert profile[16:20] == b"RGB "
+    write_photo(tmp_path / "a.png", pixels, like=photo)
+    assert read_photo(tmp_path / "a.png").metadata["icc-profile-data"] == linear_grey_profile()
+
+
 def test_the_thumbnail_of_the_dark_photo_is_dropped(tmp_path):
     thumbnail = io.BytesIO()
     to_pil(smooth(12, 16)).save(thumbnail, "JPEG")
