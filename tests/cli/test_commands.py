@@ -14,6 +14,7 @@ pytest.importorskip("pyvips", reason="the command line needs the extra cli")
 
 from semillie_core import cli
 from semillie_core.cli import demo
+from semillie_core.cli._errors import UsageError
 from semillie_core.image_io import read_photo, write_photo
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
 from semillie_core.weights import bundled, save_model
@@ -205,7 +206,9 @@ def test_tiles_change_little(semillie, photo, tmp_path):
         (["--protect-highlights", "-1"], "--protect-highlights must be between 0 and 1"),
         (["--quality", "0"], "--quality must be between 1 and 100"),
         (["--tile", "12"], "at least 128"),
-        (["--device", "tpu"], "invalid choice"),
+        (["--device", "tpu"], "'tpu' is neither auto nor cpu"),
+        (["--device", "cpu:1"], "'cpu:1' is neither auto nor cpu"),
+        (["--device", "xpu:99"], "finds no xpu:99 device here: use --device auto, or "),
         (["--device", "cuda"], "finds no cuda device"),
         (["--model", "nonesuch"], "nonesuch"),
         (["--output", "x.png", "--format", "jpeg"], "contradict"),
@@ -219,6 +222,33 @@ def test_calls_that_make_no_sense_end_with_two(semillie, photo, arguments, messa
     assert status == 2
     assert message in err
     assert list(source.parent.iterdir()) == [source]
+
+
+@pytest.mark.parametrize(
+    ("counts", "picks"),
+    [
+        ({}, {"auto": "cpu", "cpu": "cpu", "xpu": None, "cuda:0": None}),
+        ({"xpu": 2}, {"auto": "xpu:0", "xpu": "xpu:0", "xpu:1": "xpu:1", "xpu:2": None, "mps": None}),
+        ({"mps": 1, "xpu": 1}, {"auto": "mps", "mps": "mps", "cpu": "cpu"}),
+        (
+            {"cuda": 11, "mps": 1},
+            {"auto": "cuda:0", "cuda": "cuda:0", "cuda:1": "cuda:1", "cuda:10": "cuda:10"},
+        ),
+    ],
+)
+def test_devices_are_picked_among_those_that_are_there(monkeypatch, counts, picks):
+    from semillie_core.cli._enhancer import pick_device
+
+    for kind in ("cuda", "xpu"):
+        monkeypatch.setattr(getattr(torch, kind), "device_count", lambda kind=kind: counts.get(kind, 0))
+        monkeypatch.setattr(getattr(torch, kind), "is_available", lambda kind=kind: kind in counts)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in counts)
+    for name, device in picks.items():
+        if device is None:
+            with pytest.raises(UsageError, match=f"finds no {name} device"):
+                pick_device(name)
+        else:
+            assert pick_device(name) == device
 
 
 def test_ctrl_c_leaves_no_half_written_file(semillie, photo, tmp_path, monkeypatch):
