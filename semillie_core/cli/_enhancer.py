@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +30,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME_OR_FILE",
         help="a bundled model (see: semillie models) or a checkpoint file (default: the best bundled model)",
     )
-    group.add_argument(
-        "--device",
-        choices=(AUTO, "cpu", "cuda", "mps"),
-        default=AUTO,
-        help="auto: an NVIDIA GPU, else an Apple GPU, else the CPU (default: auto)",
-    )
+    add_device_argument(group)
     group.add_argument(
         "--dtype",
         choices=(AUTO, "float32", "bfloat16", "float16"),
@@ -48,6 +45,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="auto|off|PX",
         help="work on square parts of PX pixels to save memory. auto: only if the whole photo would not fit. "
         "off: never (default: auto)",
+    )
+
+
+def add_device_argument(group: argparse._ActionsContainer) -> None:
+    """Add the argument for :func:`pick_device`."""
+    group.add_argument(
+        "--device",
+        type=_device,
+        default=AUTO,
+        metavar="DEVICE",
+        help="cpu, cuda, mps or xpu; cuda:1 and xpu:1 are the second of several. auto: an NVIDIA or AMD GPU, else an "
+        "Apple GPU, else an Intel GPU, else the CPU (default: auto)",
     )
 
 
@@ -88,7 +97,9 @@ class Enhancer:
     def describe(self) -> str:
         """The model and the device, for people."""
         dtype = str(self.model.dtype).removeprefix("torch.")
-        return f"{self.model.name} ({self.model.parameter_count:,} parameters) on {self.model.device.type} in {dtype}"
+        return (
+            f"{self.model.name} ({self.model.parameter_count:,} parameters) on {self.model.device} in {dtype}"
+        )
 
 
 def make_enhancer(args: argparse.Namespace, controls: EnhanceControls | None = None) -> Enhancer:
@@ -116,11 +127,7 @@ def make_enhancer(args: argparse.Namespace, controls: EnhanceControls | None = N
 
 
 def explain(photo: Path, error: Exception) -> str:
-    """Say why a photo could not be enhanced, if that is the photo's or the machine's doing.
-
-    Raises:
-        Exception: The error, if it is neither.
-    """
+    """Say why a photo could not be enhanced; of a defect, say where it is."""
     from ..image_io import PhotoError
     from ..inference import is_out_of_memory
 
@@ -130,25 +137,39 @@ def explain(photo: Path, error: Exception) -> str:
         return f"{photo} needs more memory than there is. Try --tile 256."
     if isinstance(error, OSError):
         return f"{photo}: {error}"
-    raise error
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{photo}: unexpected {type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
 
 
 def pick_device(name: str) -> str:
     """A device that is there.
+
+    Args:
+        name: As :func:`add_device_argument` accepts it.
 
     Raises:
         UsageError: The named one is not.
     """
     import torch
 
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == AUTO:
-        return next(device for device, there in present.items() if there)
-    if not present[name]:
-        raise UsageError(
-            f"PyTorch {torch.__version__} finds no {name} device here: use --device cpu or auto."
+    devices = [f"cuda:{index}" for index in range(torch.cuda.device_count() * torch.cuda.is_available())]
+    devices += ["mps"] * torch.backends.mps.is_available()
+    devices += [f"xpu:{index}" for index in range(torch.xpu.device_count() * torch.xpu.is_available())]
+    devices += ["cpu"]
+    for device in devices:
+        if name in (AUTO, device, device.removesuffix(":0")):
+            return device
+    raise UsageError(
+        f"PyTorch {torch.__version__} finds no {name} device here: use --device auto, or {' or '.join(devices)}."
+    )
+
+
+def _device(value: str) -> str:
+    if re.fullmatch(rf"{AUTO}|cpu|mps|(cuda|xpu)(:\d+)?", value) is None:
+        raise argparse.ArgumentTypeError(
+            f"{value!r} is neither {AUTO} nor cpu, cuda, cuda:N, mps, xpu or xpu:N"
         )
-    return name
+    return value
 
 
 def _tile(value: str) -> str | int:

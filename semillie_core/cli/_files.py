@@ -17,7 +17,7 @@ SUFFIX_OF_FORMAT = {
     "tiff": ".tif",
     "tif": ".tif",
 }
-"""Values of ``--format`` and the ending each gives a file."""
+"""Values of ``--format``, the names of formats among them, and the ending each gives a file."""
 
 _MARK, _COMPARISON = "_enhanced", "_compare"
 
@@ -95,9 +95,11 @@ def plan_jobs(
 ) -> list[Job]:
     """Give every photo result files of its own that are none of the photos.
 
-    Without ``output``, results go beside single photos as ``NAME_enhanced`` and for a folder into ``FOLDER_enhanced``
-    beside it. An ``output`` that ends like a photo and is not a folder is a file, otherwise a folder that mirrors the
-    searched ones. Where names coincide, the later ones are numbered.
+    A result has its photo's name and ending; where the ending is not that of the format which the photo's content
+    shows, or ``file_format`` asks for another, the format's own. Without ``output``, results go beside single photos
+    as ``NAME_enhanced`` and for a folder into ``FOLDER_enhanced`` beside it. An ``output`` that ends like a photo and
+    is not a folder is a file, otherwise a folder that mirrors the searched ones. Where names coincide, the later ones
+    are numbered.
 
     Args:
         photos: From :func:`find_photos`.
@@ -131,7 +133,14 @@ def _job(source: Path, target: Path, compare: bool) -> Job:
 
 
 def _preferred_target(photo: Found, output: Path | None, file_format: str | None) -> Path:
-    place = photo.place if file_format is None else photo.place.with_suffix(SUFFIX_OF_FORMAT[file_format])
+    from ..image_io import PHOTO_SUFFIXES, photo_format
+
+    place, named = photo.place, PHOTO_SUFFIXES.get(photo.place.suffix.lower())
+    wanted = file_format or photo_format(photo.path)
+    # A photo that cannot be recognised fails when it is read, and keeps its name until then.
+    if wanted is not None and (file_format is not None or wanted != named):
+        # What follows the last dot of another name, such as 2024.12.24, is part of it.
+        place = place.with_name((place.stem if named else place.name) + SUFFIX_OF_FORMAT[wanted])
     if output is not None:
         return output / place
     if photo.folder is not None:
@@ -141,11 +150,13 @@ def _preferred_target(photo: Found, output: Path | None, file_format: str | None
 
 
 def _single_job(photos: Sequence[Found], output: Path, file_format: str | None, compare: bool) -> list[Job]:
+    from ..image_io import PHOTO_SUFFIXES
+
     if len(photos) > 1:
         raise UsageError(f"--output {output} is one file, but there are {len(photos)} photos: name a folder.")
     if (
         file_format is not None
-        and SUFFIX_OF_FORMAT[file_format] != SUFFIX_OF_FORMAT[output.suffix.lower()[1:]]
+        and PHOTO_SUFFIXES[SUFFIX_OF_FORMAT[file_format]] != PHOTO_SUFFIXES[output.suffix.lower()]
     ):
         raise UsageError(f"--output {output} and --format {file_format} contradict each other: drop one.")
     jobs = [_job(photo.path, output, compare) for photo in photos]
@@ -158,8 +169,10 @@ def _single_job(photos: Sequence[Found], output: Path, file_format: str | None, 
 
 
 def _is_photo(path: Path) -> bool:
+    from ..image_io import PHOTO_SUFFIXES
+
     # A leading dot hides a file, and on macOS marks resource forks such as ._photo.jpg.
-    return path.suffix.lower()[1:] in SUFFIX_OF_FORMAT and not path.name.startswith(".")
+    return path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")
 
 
 def _in_folder(folder: Path, recursive: bool, leave_out: Path | None) -> list[Found]:

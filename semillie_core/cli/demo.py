@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Make the pictures."""
-    from ..image_io import read_photo, side_by_side, write_photo
+    from ..image_io import check_target, read_photo, side_by_side, write_photo
 
     # The clip for video workflows is no photo.
     samples = [str(path) for path in sorted(SAMPLES.glob("*")) if path.suffix in (".jpg", ".png")]
@@ -59,10 +59,11 @@ def run(args: argparse.Namespace) -> int:
         target = args.output / f"{name}_before_after.jpg"
         try:
             before = read_photo(photo.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            check_target(target, *before.pixels.shape[1:])
             start = time.perf_counter()
             after = enhancer(before.pixels, lambda _: None)
             seconds = time.perf_counter() - start
-            target.parent.mkdir(parents=True, exist_ok=True)
             write_photo(target, side_by_side(before.pixels, after), like=before)
         except Exception as error:
             failures.append(explain(photo.path, error))

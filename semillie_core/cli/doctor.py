@@ -62,6 +62,9 @@ def _devices() -> None:
         print(f"  cuda:{index}: {properties.name}, {properties.total_memory / 2**30:.1f} GiB")
     if torch.backends.mps.is_available():
         print("  mps")
+    for index in range(torch.xpu.device_count()):
+        intel = torch.xpu.get_device_properties(index)
+        print(f"  xpu:{index}: {intel.name}, {intel.total_memory / 2**30:.1f} GiB")
 
 
 def _backends() -> None:

@@ -146,11 +146,12 @@ def _work_through(enhancer: Enhancer, jobs: list[Job], quality: int) -> list[str
 
 
 def _enhance_file(enhancer: Enhancer, job: Job, quality: int, progress: Callable[[float], None]) -> None:
-    from ..image_io import read_photo, side_by_side, write_photo
+    from ..image_io import check_target, read_photo, side_by_side, write_photo
 
     photo = read_photo(job.source)
-    enhanced = enhancer(photo.pixels, progress)
     job.target.parent.mkdir(parents=True, exist_ok=True)
+    check_target(job.target, *photo.pixels.shape[1:])
+    enhanced = enhancer(photo.pixels, progress)
     write_photo(job.target, enhanced, like=photo, quality=quality)
     if job.comparison is not None:
         write_photo(job.comparison, side_by_side(photo.pixels, enhanced), like=photo, quality=quality)

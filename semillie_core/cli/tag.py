@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._enhancer import pick_device
+from ._enhancer import add_device_argument, pick_device
 from ._errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,12 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="look for the model 'ram' (5.6 GB) or 'ram_plus' (3.0 GB) in FOLDER and fetch it if it is not there",
     )
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda", "mps"),
-        default="auto",
-        help="auto: an NVIDIA GPU, else an Apple GPU, else the CPU (default: auto)",
-    )
+    add_device_argument(parser)
     parser.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),

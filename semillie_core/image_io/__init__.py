@@ -6,7 +6,17 @@ Reading and writing need pyvips, which the extra ``cli`` installs; importing thi
 from ._vips import load_vips
 from .comparison import side_by_side
 from .photo import PHOTO_SUFFIXES, Photo, PhotoError
-from .reading import read_photo
-from .writing import write_photo
+from .reading import photo_format, read_photo
+from .writing import check_target, write_photo
 
-__all__ = ["PHOTO_SUFFIXES", "Photo", "PhotoError", "load_vips", "read_photo", "side_by_side", "write_photo"]
+__all__ = [
+    "PHOTO_SUFFIXES",
+    "Photo",
+    "PhotoError",
+    "check_target",
+    "load_vips",
+    "photo_format",
+    "read_photo",
+    "side_by_side",
+    "write_photo",
+]

@@ -16,6 +16,11 @@ _DIRECTORY_TAGS = (0x8769, 0x8825)
 """Camera (EXIF) and position (GPS)."""
 _INTEROPERABILITY = 0xA005
 """Points to a third directory, which says nothing about the photo."""
+_NEW_SUBFILE_TYPE = 254
+_REDUCED = 1
+"""Its bit of smaller copies of another picture in the file."""
+_DAMAGE = (ValueError, LookupError, TypeError, SyntaxError, OSError, struct.error)
+"""What Pillow raises at EXIF that is damaged, depending on where."""
 
 
 def exif_of_tiff(data: bytes) -> bytes | None:
@@ -29,7 +34,7 @@ def exif_of_tiff(data: bytes) -> bytes | None:
     """
     try:
         exif = _select(data, "<")
-    except (ValueError, KeyError, TypeError, SyntaxError, OSError, struct.error):
+    except _DAMAGE:
         return None
     return exif.tobytes() if len(exif) else None
 
@@ -40,17 +45,59 @@ def add_exif_to_tiff(data: bytes, block: bytes) -> bytes:
     Args:
         data: A file as libvips writes it: one directory, 32-bit offsets.
         block: EXIF, as other formats hold it.
+
+    Returns:
+        The file; as it was if the block is damaged.
     """
     order = "<" if data[:2] == b"II" else ">"
-    data += bytes(len(data) % 2)
+    start = len(data) + len(data) % 2
     header = len(b"Exif\0\0") + 8
-    added = _select(block, order).tobytes(len(data))[header:]
+    try:
+        added = _select(block, order).tobytes(start)[header:]
+    except _DAMAGE:
+        return data
+    data = data.ljust(start, b"\0")
     entries = _entries(added, 0, order) | _entries(data, struct.unpack_from(f"{order}I", data, 4)[0], order)
     directory = (
         struct.pack(f"{order}H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
     )
     data += added + bytes(len(added) % 2)
     return data[:4] + struct.pack(f"{order}I", len(data)) + data[8:] + directory
+
+
+def full_pages(data: bytes) -> list[int]:
+    """The pages of a TIFF file that are pictures of their own, not smaller copies of one.
+
+    Args:
+        data: The file, with 32-bit or 64-bit offsets.
+
+    Returns:
+        Their numbers, counted from 0; all pages if each says that it is a copy, and none if the file is damaged.
+    """
+    order = "<" if data[:2] == b"II" else ">"
+    is_big = data[2:4] in (b"+\0", b"\0+")
+    count_type, entry_bytes, offset_type = ("Q", 20, "Q") if is_big else ("H", 12, "I")
+    copies: dict[int, bool] = {}
+    """By the offset of each page's directory, since a damaged file may lead back to one."""
+    try:
+        (offset,) = struct.unpack_from(order + offset_type, data, 8 if is_big else 4)
+        while 0 < offset < len(data) and offset not in copies:
+            (count,) = struct.unpack_from(order + count_type, data, offset)
+            first = offset + struct.calcsize(count_type)
+            end = first + count * entry_bytes
+            (following,) = struct.unpack_from(order + offset_type, data, end)
+            copies[offset] = False
+            for entry in range(first, end, entry_bytes):
+                (tag,) = struct.unpack_from(f"{order}H", data, entry)
+                if tag == _NEW_SUBFILE_TYPE:
+                    (kind,) = struct.unpack_from(
+                        f"{order}I", data, entry + entry_bytes - struct.calcsize(offset_type)
+                    )
+                    copies[offset] = bool(kind & _REDUCED)
+            offset = following
+    except (struct.error, IndexError, OverflowError):
+        pass
+    return [page for page, is_copy in enumerate(copies.values()) if not is_copy] or list(range(len(copies)))
 
 
 def _select(data: bytes, order: str) -> Image.Exif:

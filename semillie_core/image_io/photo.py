@@ -11,6 +11,8 @@ PHOTO_SUFFIXES = {
     ".png": "png",
     ".jpg": "jpeg",
     ".jpeg": "jpeg",
+    ".jpe": "jpeg",
+    ".jfif": "jpeg",
     ".webp": "webp",
     ".tif": "tiff",
     ".tiff": "tiff",
@@ -37,5 +39,7 @@ class Photo:
     """Whether the file holds one colour channel."""
     metadata: Mapping[str, bytes | str] = field(default_factory=dict, repr=False)
     """ICC profile, EXIF, XMP, IPTC and PNG comments under libvips' field names."""
+    png_colour: bytes = field(default=b"", repr=False)
+    """The chunks cICP, gAMA, cHRM and sRGB of a PNG file, which say what its values mean where no profile does."""
     resolution: tuple[float, float] = (1.0, 1.0)
     """Horizontal and vertical resolution in pixels per millimetre."""

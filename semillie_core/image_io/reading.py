@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._tiff import exif_of_tiff
+from ._png import colour_chunks, frame_count, hdr_transfer
+from ._tiff import exif_of_tiff, full_pages
 from ._vips import load_vips, reason
 from .photo import Photo, PhotoError
 
@@ -19,6 +20,7 @@ _LOADERS = {
     "webp": "webpload_buffer",
     "tiff": "tiffload_buffer",
 }
+_SIGNATURE_BYTES = 12
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DEPTHS = {"uchar": 8, "ushort": 16}
 _COLOUR_SPACES = ("srgb", "rgb", "rgb16", "b-w", "grey16")
@@ -30,15 +32,17 @@ def read_photo(path: str | Path) -> Photo:
     """Read a PNG, JPEG, WebP or TIFF file; the content decides which, not the name.
 
     EXIF orientation is applied, so that the pixels are upright. An ICC profile is kept as it is and the pixel values
-    with it: a photo in Display P3 or Adobe RGB is processed in its own values and keeps its profile. Only CMYK is
-    converted, to sRGB through its embedded profile, or a generic one without.
+    with it: a photo in Display P3 or Adobe RGB is processed in its own values and keeps its profile. So it is with the
+    chunks by which a PNG says the same without a profile. Only CMYK is converted, to sRGB through its embedded
+    profile, or a generic one without.
 
     Args:
         path: The file.
 
     Raises:
         PhotoError: The file is missing, truncated, damaged, not a photo of a supported format, or holds several
-            pictures, an unsupported number of channels, or samples of another type than 8 or 16-bit integers.
+            pictures, high dynamic range (a PNG in PQ or HLG), an unsupported number of channels, or samples of another
+            type than 8 or 16-bit integers.
     """
     path = Path(path)
     vips = load_vips()
@@ -46,9 +50,19 @@ def read_photo(path: str | Path) -> Photo:
     file_format = _sniff(data)
     if file_format is None:
         raise PhotoError(f"{path} is not a PNG, JPEG, WebP or TIFF file. Convert it to one of these first.")
+    if file_format == "png" and (transfer := hdr_transfer(data)):
+        raise PhotoError(
+            f"{path} has high dynamic range ({transfer}). Save it with standard dynamic range, as sRGB, first."
+        )
     try:
-        image = vips.Operation.call(_LOADERS[file_format], data, fail_on="error")
-        _check_structure(path, image)
+        pages = full_pages(data) if file_format == "tiff" else []
+        options = {"page": pages[0]} if pages else {}
+        image = vips.Operation.call(_LOADERS[file_format], data, fail_on="error", **options)
+        if file_format == "png":
+            pictures = frame_count(data)
+        else:
+            pictures = len(pages) or (image.get("n-pages") if image.get_typeof("n-pages") else 1)
+        _check_structure(path, image, pictures)
         image = image.autorot()
         bit_depth = _DEPTHS[image.format]
         if image.interpretation == "cmyk":
@@ -80,8 +94,28 @@ def read_photo(path: str | Path) -> Photo:
         bit_depth,
         is_grey=colours == 1,
         metadata=metadata,
+        png_colour=colour_chunks(data) if file_format == "png" else b"",
         resolution=(image.xres, image.yres),
     )
+
+
+def photo_format(path: str | Path) -> str | None:
+    """The format that a file's first bytes show, as in :attr:`.photo.Photo.format`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        ``None`` if it is none of the supported ones, or no file that can be read twice.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():  # The bytes of a pipe would be gone.
+            return None
+        with path.open("rb") as file:
+            return _sniff(file.read(_SIGNATURE_BYTES))
+    except OSError:
+        return None
 
 
 def _content(path: Path) -> bytes:
@@ -110,10 +144,9 @@ def _sniff(data: bytes) -> str | None:
     return None
 
 
-def _check_structure(path: Path, image: Any) -> None:
-    pages = image.get("n-pages") if image.get_typeof("n-pages") else 1
-    if pages > 1:
-        raise PhotoError(f"{path} holds {pages} pictures. Save each as a file of its own first.")
+def _check_structure(path: Path, image: Any, pictures: int) -> None:
+    if pictures > 1:
+        raise PhotoError(f"{path} holds {pictures} pictures. Save each as a file of its own first.")
     if image.format not in _DEPTHS:
         raise PhotoError(
             f"{path} has samples of type {image.format}. Save it with 8 or 16 bits per channel first."

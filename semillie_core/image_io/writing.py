@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,51 @@ from torch import Tensor
 
 from ..files import atomic_write
 from ..inference.controls import luma
+from ._png import add_chunks
 from ._tiff import add_exif_to_tiff
 from ._vips import load_vips, reason
 from .photo import PHOTO_SUFFIXES, Photo, PhotoError
 
 _DEEP_FORMATS = ("png", "tiff")
+_LARGEST_EDGE = {"jpeg": 65_500, "webp": 16_383}
+"""In pixels, of the formats in which it is less than a photo may have."""
+
+
+def check_target(path: str | Path, height: int, width: int) -> None:
+    """Make sure that a photo can be written, before the work on it.
+
+    Args:
+        path: File to write; nothing is written to it yet.
+        height: Rows of the photo.
+        width: Columns of the photo.
+
+    Raises:
+        PhotoError: The ending is none of :data:`.photo.PHOTO_SUFFIXES`, the photo is too large for the format, or
+            the file cannot be made where it should be.
+    """
+    path = Path(path)
+    file_format = _format_of(path)
+    edge = _LARGEST_EDGE.get(file_format, math.inf)
+    if max(height, width) > edge:
+        raise PhotoError(
+            f"{path} cannot be written: {file_format.upper()} has at most {edge} pixels per side, the photo is "
+            f"{width} x {height}. Write a PNG or TIFF file."
+        )
+    if path.is_dir():
+        raise PhotoError(f"{path} cannot be written: it is a folder. Choose another name.")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise PhotoError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, quality: int = 95) -> None:
     """Write a photo, as a whole or not at all.
 
     The ending of the name decides the format. Values are rounded to the nearest step. PNG and TIFF keep 16 bits and
-    are lossless; JPEG and WebP have 8. JPEG has no alpha: the photo is put on white.
+    are lossless; JPEG and WebP have 8. JPEG has no alpha: the photo is put on white. WebP has no grey: the values of a
+    grey profile become those of sRGB. TIFF leaves out EXIF that is damaged, and only PNG keeps
+    :attr:`.photo.Photo.png_colour`.
 
     Args:
         path: File to write; replaced if it exists.
@@ -37,11 +72,7 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
     """
     path = Path(path)
     vips = load_vips()
-    file_format = PHOTO_SUFFIXES.get(path.suffix.lower())
-    if file_format is None:
-        raise PhotoError(
-            f"{path} should end in one of {', '.join(PHOTO_SUFFIXES)}: the ending decides the format."
-        )
+    file_format = _format_of(path)
     if pixels.dim() != 3 or pixels.shape[0] not in (3, 4) or pixels.numel() == 0:
         raise ValueError(f"pixels must be (3 or 4, H, W), got {tuple(pixels.shape)}.")
     if not 1 <= quality <= 100:
@@ -66,6 +97,8 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
         encoded = _encode(image, file_format, quality)
     except vips.Error as error:
         raise PhotoError(f"{path} cannot be encoded as {file_format.upper()}: {reason(error)}.") from error
+    if file_format == "png" and like is not None:
+        encoded = add_chunks(encoded, like.png_colour)
     exif = like.metadata.get("exif-data") if like is not None else None
     if file_format == "tiff" and isinstance(exif, bytes):
         encoded = add_exif_to_tiff(encoded, exif)
@@ -74,6 +107,15 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
             file.write(encoded)
     except OSError as error:
         raise PhotoError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _format_of(path: Path) -> str:
+    file_format = PHOTO_SUFFIXES.get(path.suffix.lower())
+    if file_format is None:
+        raise PhotoError(
+            f"{path} should end in one of {', '.join(PHOTO_SUFFIXES)}: the ending decides the format."
+        )
+    return file_format
 
 
 def _to_vips(vips: Any, planes: Tensor, bit_depth: int) -> Any:
@@ -91,6 +133,9 @@ def _encode(image: Any, file_format: str, quality: int) -> bytes:
     if file_format == "jpeg":
         encoded = image.jpegsave_buffer(Q=quality, optimize_coding=True)
     elif file_format == "webp":
+        if image.get_typeof("icc-profile-data") and image.get("icc-profile-data")[16:20] == b"GRAY":
+            # WebP is always RGB, for which a profile of grey values says nothing.
+            image = image.icc_transform("srgb", embedded=True)
         encoded = image.webpsave_buffer(Q=quality, lossless=quality == 100, exact=True)
     elif file_format == "png":
         encoded = image.pngsave_buffer(compression=6, filter="all")

@@ -14,6 +14,7 @@ pytest.importorskip("pyvips", reason="the command line needs the extra cli")
 
 from semillie_core import cli
 from semillie_core.cli import demo
+from semillie_core.cli._errors import UsageError
 from semillie_core.image_io import read_photo, write_photo
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
 from semillie_core.weights import bundled, save_model
@@ -160,6 +161,36 @@ def test_sixteen_bits_and_grey_stay(semillie, tmp_path):
     assert len(result.pixels.unique()) > 256
 
 
+def test_a_deep_photo_of_the_wrong_name_stays_deep(semillie, tmp_path):
+    import numpy as np
+    import pyvips
+
+    values = (torch.rand(24, 24, 4) * 65535).numpy().astype(np.uint16)
+    image = pyvips.Image.new_from_array(values, interpretation="rgb16")
+    (tmp_path / "a.jpg").write_bytes(image.pngsave_buffer())
+    assert semillie("enhance", tmp_path / "a.jpg")[0] == 0
+    result = read_photo(tmp_path / "a_enhanced.png")
+    assert (result.format, result.bit_depth, result.pixels.shape) == ("png", 16, (4, 24, 24))
+
+
+def test_what_cannot_be_written_is_not_enhanced(semillie, photo, tmp_path, monkeypatch):
+    from semillie_core import inference
+
+    monkeypatch.setattr(inference, "enhance", lambda *_args, **_options: pytest.fail("enhanced"))
+    wide, source = photo("wide.png", size=(2, 16_384)), photo("a.png")
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "out" / "a.png").mkdir(parents=True)
+    for arguments, message in (
+        ([wide, "--format", "webp"], "at most 16383 pixels per side, the photo is 16384 x 2"),
+        ([source, "-o", tmp_path / "file" / "inside"], "inside"),
+        ([source, "-o", tmp_path / "out", "--overwrite"], "is a folder"),
+    ):
+        status, _, err = semillie("enhance", *arguments)
+        assert status == 1
+        assert message in err
+        assert "unexpected" not in err
+
+
 def test_tiles_change_little(semillie, photo, tmp_path):
     source = photo("a.png", size=(150, 300))
     for name, tile in (("whole.png", "off"), ("tiled.png", "128")):
@@ -175,7 +206,9 @@ def test_tiles_change_little(semillie, photo, tmp_path):
         (["--protect-highlights", "-1"], "--protect-highlights must be between 0 and 1"),
         (["--quality", "0"], "--quality must be between 1 and 100"),
         (["--tile", "12"], "at least 128"),
-        (["--device", "tpu"], "invalid choice"),
+        (["--device", "tpu"], "'tpu' is neither auto nor cpu"),
+        (["--device", "cpu:1"], "'cpu:1' is neither auto nor cpu"),
+        (["--device", "xpu:99"], "finds no xpu:99 device here: use --device auto, or "),
         (["--device", "cuda"], "finds no cuda device"),
         (["--model", "nonesuch"], "nonesuch"),
         (["--output", "x.png", "--format", "jpeg"], "contradict"),
@@ -189,6 +222,33 @@ def test_calls_that_make_no_sense_end_with_two(semillie, photo, arguments, messa
     assert status == 2
     assert message in err
     assert list(source.parent.iterdir()) == [source]
+
+
+@pytest.mark.parametrize(
+    ("counts", "picks"),
+    [
+        ({}, {"auto": "cpu", "cpu": "cpu", "xpu": None, "cuda:0": None}),
+        ({"xpu": 2}, {"auto": "xpu:0", "xpu": "xpu:0", "xpu:1": "xpu:1", "xpu:2": None, "mps": None}),
+        ({"mps": 1, "xpu": 1}, {"auto": "mps", "mps": "mps", "cpu": "cpu"}),
+        (
+            {"cuda": 11, "mps": 1},
+            {"auto": "cuda:0", "cuda": "cuda:0", "cuda:1": "cuda:1", "cuda:10": "cuda:10"},
+        ),
+    ],
+)
+def test_devices_are_picked_among_those_that_are_there(monkeypatch, counts, picks):
+    from semillie_core.cli._enhancer import pick_device
+
+    for kind in ("cuda", "xpu"):
+        monkeypatch.setattr(getattr(torch, kind), "device_count", lambda kind=kind: counts.get(kind, 0))
+        monkeypatch.setattr(getattr(torch, kind), "is_available", lambda kind=kind: kind in counts)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in counts)
+    for name, device in picks.items():
+        if device is None:
+            with pytest.raises(UsageError, match=f"finds no {name} device"):
+                pick_device(name)
+        else:
+            assert pick_device(name) == device
 
 
 def test_ctrl_c_leaves_no_half_written_file(semillie, photo, tmp_path, monkeypatch):
@@ -222,15 +282,24 @@ def test_running_out_of_memory_fails_the_photo_not_the_run(semillie, photo, tmp_
     assert (tmp_path / "small_enhanced.png").is_file()
 
 
-def test_unexpected_errors_are_not_hidden(semillie, photo, monkeypatch):
+@pytest.mark.parametrize("command", ["enhance", "demo"])
+def test_unexpected_errors_fail_the_photo_and_say_where(semillie, photo, tmp_path, monkeypatch, command):
     from semillie_core import inference
 
-    def broken(*_args, **_kwargs):
-        raise RuntimeError("a defect")
+    real = inference.enhance
+
+    def broken(model, image, **options):
+        if image.shape[-1] > 60:
+            raise RuntimeError("a defect")
+        return real(model, image, **options)
 
     monkeypatch.setattr(inference, "enhance", broken)
-    with pytest.raises(RuntimeError, match="a defect"):
-        semillie("enhance", photo("a.png"))
+    monkeypatch.setattr(demo, "SAMPLES", tmp_path / "none")
+    big, small = photo("big.png", size=(40, 80)), photo("small.png")
+    status, _, err = semillie(command, big, small, "-o", tmp_path / "out")
+    assert status == 1
+    assert "big.png: unexpected RuntimeError: a defect (test_commands.py, line " in err
+    assert [path.name[:5] for path in (tmp_path / "out").iterdir()] == ["small"]
 
 
 def test_demo_pictures_the_samples_and_the_users_photos(semillie, photo, tmp_path, monkeypatch):

@@ -31,13 +31,14 @@ def targets(arguments, output=None, **options):
 
 
 def test_folders_give_their_photos_in_order(tmp_path):
-    make(tmp_path, "b.JPG", "a.png", "c.webp", "d.tiff", "notes.txt", "._b.jpg", "sub/e.jpg")
-    assert found_names([tmp_path], tmp_path) == (["a.png", "b.JPG", "c.webp", "d.tiff"], [])
+    make(tmp_path, "b.JPG", "a.png", "c.webp", "d.tiff", "e.jfif", "notes.txt", "._b.jpg", "sub/e.jpg")
+    assert found_names([tmp_path], tmp_path) == (["a.png", "b.JPG", "c.webp", "d.tiff", "e.jfif"], [])
     assert found_names([tmp_path], tmp_path, recursive=True)[0] == [
         "a.png",
         "b.JPG",
         "c.webp",
         "d.tiff",
+        "e.jfif",
         "sub/e.jpg",
     ]
 
@@ -93,6 +94,33 @@ def test_results_go_beside_photos_and_beside_folders(tmp_path):
         tmp_path / "out/a.png",
         tmp_path / "out/day/b.png",
     ]
+
+
+def test_endings_of_results_follow_the_content(tmp_path):
+    contents = {
+        "jpeg": b"\xff\xd8\xff\xe0",
+        "png": b"\x89PNG\r\n\x1a\n",
+        "webp": b"RIFF    WEBP",
+        "tiff": b"II*\0",
+    }
+    names = {
+        "a.jfif": ("jpeg", "a.jfif"),
+        "b.JPE": ("jpeg", "b.JPE"),
+        "c.jpg": ("png", "c.png"),
+        "d.png": ("webp", "d.webp"),
+        "e": ("tiff", "e.tif"),
+        "2024.12.24": ("jpeg", "2024.12.24.jpg"),
+    }
+    for name, (content, _) in names.items():
+        (tmp_path / name).write_bytes(contents[content])
+    files = [tmp_path / name for name in names]
+    assert [path.name for path in targets(files, tmp_path / "out")] == [
+        result for _, result in names.values()
+    ]
+    converted = [path.name for path in targets(files, tmp_path / "out", file_format="webp")]
+    assert converted == ["a.webp", "b.webp", "c.webp", "d.webp", "e.webp", "2024.12.24.webp"]
+    assert targets([tmp_path / "e"], tmp_path / "f.jfif", file_format="jpg") == [tmp_path / "f.jfif"]
+    assert targets([tmp_path / "e"]) == [tmp_path / "e_enhanced.tif"]
 
 
 def test_the_current_folder_has_a_name_too(tmp_path, monkeypatch):

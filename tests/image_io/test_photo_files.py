@@ -5,6 +5,7 @@ import io
 import os
 import stat
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -12,7 +13,16 @@ import torch
 from PIL import Image, ImageCms, PngImagePlugin
 from PIL.TiffImagePlugin import IFDRational
 
-from semillie_core.image_io import Photo, PhotoError, load_vips, read_photo, side_by_side, write_photo
+from semillie_core.image_io import (
+    Photo,
+    PhotoError,
+    check_target,
+    load_vips,
+    photo_format,
+    read_photo,
+    side_by_side,
+    write_photo,
+)
 
 pyvips = pytest.importorskip("pyvips", reason="photo files need the extra cli")
 
@@ -196,6 +206,76 @@ def test_damaged_exif_does_not_cost_the_photo(tmp_path):
     torch.testing.assert_close(read_photo(tmp_path / "b.tif").pixels, smooth(), atol=0.01, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about the damage
+def test_tiff_is_written_without_damaged_exif(tmp_path):
+    exif = Image.Exif()
+    exif[270], exif[271] = "night", "ACME"
+    exif[0x8769] = {33434: IFDRational(1, 50), 36867: "2024:12:24 18:00:00", 37500: b"maker's note"}
+    exif[0x8825] = {1: "N", 2: (IFDRational(59), IFDRational(20), IFDRational(3, 10))}
+    block, pixels = exif.tobytes(), noise(3, 5, 7)
+    random = np.random.default_rng(0)
+    for _ in range(100):
+        damaged = np.frombuffer(block, np.uint8).copy()
+        damaged[random.integers(6, len(block), 4)] = random.choice([0, 78, 255], 4)
+        photo = Photo(pixels, "jpeg", metadata={"exif-data": damaged.tobytes()})
+        write_photo(tmp_path / "a.tif", pixels, like=photo)
+    header = block.index(b"II*\0") if b"II*\0" in block else block.index(b"MM\0*")
+    for damaged in (block[:header] + b"??" + block[header + 2 :], block[: header + 4]):
+        photo = Photo(pixels, "jpeg", metadata={"exif-data": damaged})
+        write_photo(tmp_path / "a.tif", pixels, like=photo)
+        written = read_photo(tmp_path / "a.tif")
+        assert "exif-data" not in written.metadata
+        torch.testing.assert_close(written.pixels, pixels, atol=0.51 / 255, rtol=0)
+
+
+def png_chunk(kind, content):
+    body = kind + content
+    return len(content).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
+
+def png_with(*chunks):
+    """The smooth picture as a PNG file with these chunks behind its header."""
+    file = io.BytesIO()
+    to_pil(smooth()).save(file, "PNG")
+    content = file.getvalue()
+    return content[:33] + b"".join(chunks) + content[33:]
+
+
+LINEAR = png_chunk(b"gAMA", (100_000).to_bytes(4, "big"))
+P3 = png_chunk(b"cICP", bytes([12, 13, 0, 1]))
+
+
+def test_png_keeps_what_its_values_mean(tmp_path):
+    primaries = png_chunk(b"cHRM", b"".join((1000 * value).to_bytes(4, "big") for value in range(31, 39)))
+    standard = png_chunk(b"sRGB", b"\0")
+    for chunks in ([LINEAR, primaries], [standard], [P3], [standard, LINEAR, primaries, P3]):
+        (tmp_path / "a.png").write_bytes(png_with(*chunks))
+        photo = read_photo(tmp_path / "a.png")
+        write_photo(tmp_path / "b.png", photo.pixels, like=photo)
+        content = (tmp_path / "b.png").read_bytes()
+        assert all(content.count(chunk) == 1 for chunk in chunks)
+        with Image.open(tmp_path / "b.png") as written:
+            written.load()
+            assert written.info.get("gamma") == (1.0 if LINEAR in chunks else None)
+        again = read_photo(tmp_path / "b.png")
+        assert again.png_colour == photo.png_colour
+        torch.testing.assert_close(again.pixels, photo.pixels)
+        write_photo(tmp_path / "b.webp", photo.pixels, like=photo)
+        assert read_photo(tmp_path / "b.webp").png_colour == b""
+
+
+def test_damaged_colour_chunks_are_left_out(tmp_path):
+    (tmp_path / "a.png").write_bytes(png_with(P3[:-1] + b"?", LINEAR))
+    assert read_photo(tmp_path / "a.png").png_colour == LINEAR
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
+def test_high_dynamic_range_is_refused(tmp_path, transfer, name):
+    (tmp_path / "a.png").write_bytes(png_with(png_chunk(b"cICP", bytes([9, transfer, 0, 1]))))
+    with pytest.raises(PhotoError, match=rf"a\.png has high dynamic range \({name}\)\. Save it"):
+        read_photo(tmp_path / "a.png")
+
+
 def test_wide_gamut_values_and_profile_pass_unchanged(tmp_path):
     pixels = (smooth() * 255).round() / 255
     icc = pyvips.Image.profile_load("p3")
@@ -206,6 +286,35 @@ def test_wide_gamut_values_and_profile_pass_unchanged(tmp_path):
     write_photo(tmp_path / "out.png", photo.pixels, like=photo)
     with Image.open(tmp_path / "out.png") as written:
         assert written.info["icc_profile"] == icc
+
+
+def linear_grey_profile():
+    """A monochrome ICC profile (ICC.1:2001-04) whose values are proportional to light."""
+    white = b"XYZ " + bytes(4) + b"".join(round(65536 * x).to_bytes(4, "big") for x in (0.9642, 1, 0.8249))
+    curve = b"curv" + bytes(8)
+    start = 128 + 4 + 2 * 12
+    tags = b"wtpt" + start.to_bytes(4, "big") + len(white).to_bytes(4, "big")
+    tags += b"kTRC" + (start + len(white)).to_bytes(4, "big") + len(curve).to_bytes(4, "big")
+    content = (2).to_bytes(4, "big") + tags + white + curve
+    header = (128 + len(content)).to_bytes(4, "big") + bytes(4) + b"\x02\x10\0\0" + b"mntrGRAYXYZ "
+    return (header.ljust(36, b"\0") + b"acsp").ljust(68, b"\0") + white[8:] + bytes(48) + content
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_grey_values_keep_their_meaning_in_webp(tmp_path, channels):
+    light = torch.tensor([0.0, 0.05, 0.2, 0.5, 1.0]).expand(3, 4, 5)
+    pixels = torch.cat([light, torch.full((1, 4, 5), 0.6)])[:channels]
+    photo = Photo(pixels, "tiff", 16, is_grey=True, metadata={"icc-profile-data": linear_grey_profile()})
+    write_photo(tmp_path / "a.webp", pixels, like=photo, quality=100)
+    written = read_photo(tmp_path / "a.webp")
+    srgb = torch.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    torch.testing.assert_close(written.pixels[:3], srgb, atol=0.02, rtol=0)
+    torch.testing.assert_close(written.pixels[3:], pixels[3:])
+    profile = written.metadata["icc-profile-data"]
+    assert isinstance(profile, bytes)
+    assert profile[16:20] == b"RGB "
+    write_photo(tmp_path / "a.png", pixels, like=photo)
+    assert read_photo(tmp_path / "a.png").metadata["icc-profile-data"] == linear_grey_profile()
 
 
 def test_the_thumbnail_of_the_dark_photo_is_dropped(tmp_path):
@@ -272,6 +381,41 @@ def test_format_follows_the_content_not_the_name(tmp_path):
     assert read_photo(tmp_path / "a.png").format == "jpeg"
 
 
+def test_the_format_is_seen_without_reading_the_file(tmp_path):
+    for suffix, file_format in FORMATS.items():
+        write_photo(tmp_path / f"a{suffix}", smooth())
+        (tmp_path / f"a{suffix}").rename(tmp_path / "a")
+        assert photo_format(tmp_path / "a") == file_format
+    (tmp_path / "a").write_bytes(b"GIF89a")
+    assert photo_format(tmp_path / "a") is None
+    assert photo_format(tmp_path) is None
+    assert photo_format(tmp_path / "none.jpg") is None
+
+
+@pytest.mark.parametrize("suffix", [".jpe", ".jfif", ".JFIF"])
+def test_other_endings_of_jpeg(tmp_path, suffix):
+    write_photo(tmp_path / f"a{suffix}", smooth())
+    assert read_photo(tmp_path / f"a{suffix}").format == "jpeg"
+
+
+def test_targets_are_checked_without_a_trace(tmp_path):
+    check_target(tmp_path / "a.png", 2, 100_000)
+    for name, size, message in (
+        ("a.gif", (2, 2), "should end in one of"),
+        ("a.webp", (16_384, 2), "WEBP has at most 16383 pixels per side, the photo is 2 x 16384"),
+        ("a.jpg", (2, 65_501), "JPEG has at most 65500 pixels"),
+        ("none/a.jpg", (2, 2), "cannot be written"),
+    ):
+        with pytest.raises(PhotoError, match=message):
+            check_target(tmp_path / name, *size)
+    assert list(tmp_path.iterdir()) == []
+    write_photo(tmp_path / "a.webp", noise(3, 1, 16_383))
+    write_photo(tmp_path / "a.jpg", noise(3, 1, 65_500))
+    for name, size in (("a.webp", 16_384), ("a.jpg", 65_501)):
+        with pytest.raises(PhotoError, match="cannot be encoded"):
+            write_photo(tmp_path / name, noise(3, 1, size))
+
+
 def test_names_that_look_like_options_are_names(tmp_path):
     path = tmp_path / "a[page=3].png"
     write_photo(path, smooth())
@@ -336,6 +480,39 @@ def test_several_pictures_floats_and_other_colour_spaces_are_refused(tmp_path):
     to_pil(smooth()).convert("LAB").save(tmp_path / "lab.tif")
     with pytest.raises(PhotoError, match=r"unusual TIFF|colour space"):
         read_photo(tmp_path / "lab.tif")
+
+
+def test_animated_png_is_refused(tmp_path):
+    frames = [to_pil(smooth()), to_pil(1 - smooth())]
+    frames[0].save(tmp_path / "clip.png", save_all=True, append_images=[*frames[1:], *frames])
+    with pytest.raises(PhotoError, match="holds 4 pictures"):
+        read_photo(tmp_path / "clip.png")
+    (tmp_path / "still.png").write_bytes(png_with(png_chunk(b"acTL", bytes([0, 0, 0, 1, 0, 0, 0, 0]))))
+    assert read_photo(tmp_path / "still.png").pixels.shape == (3, 48, 64)
+
+
+@pytest.mark.parametrize("big_tiff", [False, True])
+def test_smaller_copies_inside_tiff_do_not_count(tmp_path, big_tiff):
+    values = (smooth().movedim(0, -1) * 255).round().byte().numpy()
+    pyvips.Image.new_from_array(values, interpretation="srgb").tiffsave(
+        str(tmp_path / "a.tif"), pyramid=True, tile=True, tile_width=16, tile_height=16, bigtiff=big_tiff
+    )
+    assert pyvips.Image.new_from_file(str(tmp_path / "a.tif")).get("n-pages") > 1
+    torch.testing.assert_close(read_photo(tmp_path / "a.tif").pixels, smooth(), atol=0.51 / 255, rtol=0)
+
+
+@pytest.mark.parametrize(("mode", "order"), [("RGB", "little"), ("I;16B", "big")])
+def test_a_thumbnail_before_the_photo_is_passed_over(tmp_path, mode, order):
+    pages = [Image.new(mode, (4, 3)), Image.new(mode, (16, 12))]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:], tiffinfo={254: 0})
+    with pytest.raises(PhotoError, match="holds 2 pictures"):
+        read_photo(tmp_path / "a.tif")
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    entry = b"".join(number.to_bytes(size, order) for number, size in ((254, 2), (4, 2), (1, 4)))
+    at = content.index(entry) + len(entry)
+    content[at : at + 4] = (1).to_bytes(4, order)
+    (tmp_path / "a.tif").write_bytes(content)
+    assert read_photo(tmp_path / "a.tif").pixels.shape == (3, 12, 16)
 
 
 def test_unknown_endings_and_wrong_arguments_are_refused(tmp_path):

@@ -1,0 +1,60 @@
+"""What PNG files say beside their pixels and libvips neither reads nor writes."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+_SIGNATURE_BYTES = 8
+_AROUND_CONTENT = 12
+"""Bytes of a chunk for its length, type and checksum."""
+_HEADER_BYTES = 13
+_COLOUR = (b"cICP", b"gAMA", b"cHRM", b"sRGB")
+_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+"""Transfer characteristics of ITU-T H.273 that stand for high dynamic range."""
+
+
+def colour_chunks(data: bytes) -> bytes:
+    """The chunks of a PNG file that say what its values mean, except the ICC profile.
+
+    Args:
+        data: The file.
+
+    Returns:
+        The chunks as they are in the file, one after another; none that is damaged.
+    """
+    chunks = _chunks_before_pixels(data)
+    return b"".join(chunks[kind] for kind in _COLOUR if kind in chunks)
+
+
+def add_chunks(data: bytes, chunks: bytes) -> bytes:
+    """A PNG file with chunks added, where those that describe colour belong: behind its header."""
+    start = _SIGNATURE_BYTES + _AROUND_CONTENT + _HEADER_BYTES
+    return data[:start] + chunks + data[start:]
+
+
+def hdr_transfer(data: bytes) -> str | None:
+    """``"PQ"`` or ``"HLG"`` if that is what a PNG file's values stand for."""
+    content = _chunks_before_pixels(data).get(b"cICP", b"")[8:-4]
+    return _HDR_TRANSFERS.get(content[1]) if len(content) == 4 else None
+
+
+def frame_count(data: bytes) -> int:
+    """How many pictures a PNG file shows one after another; 1 if it is not animated."""
+    content = _chunks_before_pixels(data).get(b"acTL", b"")[8:-4]
+    return max(1, int.from_bytes(content[:4], "big"))
+
+
+def _chunks_before_pixels(data: bytes) -> dict[bytes, bytes]:
+    """The undamaged chunks before the pixels by type, each as a whole."""
+    found = {}
+    start = _SIGNATURE_BYTES
+    while start + _AROUND_CONTENT <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, start)
+        if kind == b"IDAT":
+            break
+        stop = start + _AROUND_CONTENT + length
+        if zlib.crc32(data[start + 4 : stop - 4]).to_bytes(4, "big") == data[stop - 4 : stop]:
+            found[kind] = data[start:stop]
+        start = stop
+    return found
