@@ -55,7 +55,8 @@ class RAMTag(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Added to every per-tag threshold, in probability: -0.1 finds more tags, +0.1 "
-                    "only surer ones. Only for per_tag. Default: 0.",
+                    "only surer ones. A threshold never falls below a quarter of itself. Only for per_tag. "
+                    "Default: 0.",
                 ),
                 io.Float.Input(
                     "flat_threshold",

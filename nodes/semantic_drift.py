@@ -40,7 +40,7 @@ class SemanticDrift(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Added to every tag's threshold, in probability: lower compares more and less "
-                    "sure tags. Default: 0.",
+                    "sure tags. A threshold never falls below a quarter of itself. Default: 0.",
                 ),
                 io.Float.Input(
                     "margin",

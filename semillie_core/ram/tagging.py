@@ -18,6 +18,10 @@ Progress = Callable[[int, int], None]
 """Called with (images done, images in total); may raise to interrupt."""
 _Seen = tuple[Tensor, Tensor]
 
+LOWEST_SHARE = 0.25
+"""An offset lowers a threshold to this share of it at most. Nearly all of RAM's are about 0.65, those of classes that
+exclude one another 0.1: an offset that helps the one would report every class of the other."""
+
 
 @dataclass(frozen=True)
 class TagOptions:
@@ -30,8 +34,8 @@ class TagOptions:
     threshold_mode: Literal["per_tag", "flat"] = "per_tag"
     """``"per_tag"``: the vocabulary's own thresholds (RAM's authors set theirs); ``"flat"``: one for all."""
     threshold_offset: float = 0.0
-    """Added to every per-tag threshold, -1 to 1; negative finds more tags. Ten RAM tags have threshold 1.0,
-    which means never, whatever the offset."""
+    """Added to every per-tag threshold, -1 to 1; negative finds more tags, but no threshold falls below
+    :data:`LOWEST_SHARE` of itself. Ten RAM tags have threshold 1.0, which means never, whatever the offset."""
     flat_threshold: float = 0.65
     """Probability a tag must exceed in flat mode, 0 to 1. RAM's paper uses 0.86, its demo mostly 0.65."""
     language: Literal["en", "zh", "both"] = "en"
@@ -74,7 +78,8 @@ class TagOptions:
         if self.threshold_mode == "flat":
             return torch.full((len(vocabulary),), self.flat_threshold)
         official = torch.tensor(vocabulary.thresholds)
-        return torch.where(official >= 1, 1.0, (official + self.threshold_offset).clamp(0, 1))
+        shifted = torch.maximum(official + self.threshold_offset, LOWEST_SHARE * official).clamp(max=1)
+        return torch.where(official >= 1, 1.0, shifted)
 
     def allowed(self, vocabulary: Vocabulary) -> Tensor:
         """Which classes may be reported at all, ``(classes,)`` bool."""

@@ -69,7 +69,8 @@ def _text(model: SemanticModel, **options) -> str:
         ({"sort": "list"}, "cat, dog, Street Art"),
         ({"sort": "list", "separator": " | "}, "cat | dog | Street Art"),
         ({"threshold_offset": -0.05}, "Street Art, cat, dog, car, cat food"),
-        ({"threshold_offset": -1.0}, "cat, dog, cat food, Street Art, car"),
+        # At the floor, a quarter of each threshold.
+        ({"threshold_offset": -1.0}, "Street Art, car, cat, dog, cat food"),
         ({"threshold_offset": 0.2}, "Street Art"),
         ({"threshold_mode": "flat", "flat_threshold": 0.65}, "street light, Street Art, car"),
         ({"exclude": "CAT*"}, "Street Art, dog"),
@@ -250,6 +251,18 @@ def test_exclusive_classes_compete() -> None:
     (result,) = tag_images(model, _image(0.2, 0.75, 0.05)[None])
     assert result.text == "b, a"
     assert [tag.probability for tag in result.tags] == pytest.approx([0.75, 0.2])
+
+
+def test_an_offset_never_reports_every_class() -> None:
+    photo = torch.rand(1, 3, 60, 80)
+    model = load_efficientnet_lite0()
+    for offset in (-0.1, -1.0):
+        options = TagOptions(threshold_offset=offset)
+        (result,) = tag_images(model, photo, options)
+        assert all(tag.probability > 0.025 for tag in result.tags)
+        (report,) = semantic_drift(model, photo, photo * 0.1, options)
+        assert len(report.kept + report.lost + report.gained) <= 2 * 40
+    assert (TagOptions(threshold_offset=-1.0).thresholds(ram_vocabulary()) > 0.1).all()
 
 
 @pytest.mark.parametrize(
