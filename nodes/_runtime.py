@@ -9,6 +9,7 @@ import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.utils
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from server import PromptServer
 from torch import Tensor, nn
@@ -47,6 +48,22 @@ def colour(image: Tensor) -> Tensor:
     channels_first = image.movedim(-1, 1)
     three = channels_first[:, :3] if image.shape[-1] >= 3 else channels_first[:, :1].expand(-1, 3, -1, -1)
     return three.contiguous()
+
+
+def mask_for(mask: Tensor, image: Tensor) -> Tensor:
+    """A MASK as the core wants it for an IMAGE ``(B, H, W, C)``: ``(B or 1, H, W)`` in [0, 1], stretched to the image.
+
+    Raises:
+        ValueError: There are neither one nor as many masks as images.
+    """
+    count, height, width, _ = image.shape
+    masks = mask.reshape(-1, 1, *mask.shape[-2:])
+    if len(masks) not in (1, count) or 0 in masks.shape:
+        raise ValueError(f"mask holds {len(masks)} masks for {count} images: connect one, or as many.")
+    masks = masks.float().nan_to_num(nan=0.0).clamp(0, 1)
+    if masks.shape[-2:] != (height, width):
+        masks = F.interpolate(masks, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
+    return masks.squeeze(1)
 
 
 def finished(image: Tensor) -> Tensor:

@@ -114,8 +114,8 @@ class Enhance(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where to enhance: 1 fully, 0 not at all. Same size as the image; one mask "
-                    "serves the whole batch. Without a mask everything is enhanced.",
+                    tooltip="Where to enhance: 1 fully, 0 not at all. It is stretched to the image; one "
+                    "mask serves the whole batch. Without a mask everything is enhanced.",
                 ),
                 io.Boolean.Input(
                     "keep_well_lit",
@@ -175,7 +175,7 @@ class Enhance(io.ComfyNode):
             controls=EnhanceControls(
                 strength, brightness, saturation, protect_highlights, keep_well_lit=keep_well_lit
             ),
-            mask=mask,
+            mask=None if mask is None else _runtime.mask_for(mask, image),
             tile=tile,
             batch_size=per_pass,
             steady_frames=steady_frames,

@@ -66,7 +66,8 @@ def enhance(
         image: ``(B, C, H, W)`` in [0, 1]; C is 1 (grey), 3 (RGB) or 4 (RGB and alpha, which is kept). Values outside
             are clamped.
         controls: Adjustments; the defaults are the plain enhancement.
-        mask: Where to enhance, ``(B, H, W)`` or ``(1, H, W)`` in [0, 1]; everywhere by default.
+        mask: Where to enhance, ``(B, H, W)`` or ``(1, H, W)`` in [0, 1]; everywhere by default. Values outside are
+            clamped.
         tile: Edge of square tiles in pixels, at least :data:`MINIMUM_TILE`; ``None`` takes whole images.
         batch_size: Images per forward pass.
         steady_frames: For consecutive frames of a clip: their exposure is averaged over about so many frames of
@@ -134,7 +135,7 @@ def enhance(
             enhanced = enhanced.to(image.device, torch.float32).clamp_(0, 1)
             local_mask = None
             if mask is not None:
-                local_mask = (mask if mask.shape[0] == 1 else mask[now]).to(enhanced)
+                local_mask = (mask if mask.shape[0] == 1 else mask[now]).to(enhanced).clamp(0, 1)
             need = None if steady is None else steady.darkness[now].to(enhanced)
             final = controls.apply(colour, enhanced, local_mask, need)
             illumination[now] = ((luma(colour) + 1e-3) / (luma(enhanced) + 1e-3)).clamp(0, 1).squeeze(1)
@@ -189,9 +190,12 @@ def _check(image: Tensor, mask: Tensor | None, tile: int | None, batch_size: int
         )
     if not torch.isfinite(image).all():
         raise ValueError("image holds NaN or infinite values; remove them first.")
-    expected = ((image.shape[0], *image.shape[2:]), (1, *image.shape[2:]))
-    if mask is not None and tuple(mask.shape) not in expected:
-        raise ValueError(f"mask must be {expected[0]} or {expected[1]}, got {tuple(mask.shape)}.")
+    if mask is not None:
+        expected = [(count, *image.shape[2:]) for count in sorted({1, image.shape[0]})]
+        if tuple(mask.shape) not in expected:
+            raise ValueError(f"mask must be {' or '.join(map(str, expected))}, got {tuple(mask.shape)}.")
+        if not torch.isfinite(mask).all():
+            raise ValueError("mask holds NaN or infinite values; remove them first.")
     if tile is not None and tile < MINIMUM_TILE:
         raise ValueError(f"tile must be at least {MINIMUM_TILE} pixels, got {tile}.")
     if batch_size < 1:

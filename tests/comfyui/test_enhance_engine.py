@@ -144,6 +144,26 @@ def test_a_mask_keeps_the_original_where_it_is_zero(server: Server, photo: np.nd
     assert np.abs(result[:, :50] - core_result(photo)[:, :50]).max() <= 1
 
 
+@pytest.mark.parametrize("how", ["nan", "infinite", "tripled", "with a channel"])
+def test_any_mask_is_stretched_to_the_image_and_brought_into_range(server: Server, how: str) -> None:
+    prompt = graph(source=made(height=64, width=96), mask=["spoilt", 0])
+    prompt["small"] = made(height=32, width=24)
+    prompt["spoilt"] = {"class_type": "Probe_Spoil", "inputs": {"value": ["small", 1], "how": how}}
+    prompt["save"] = describe(["enhance", 0])
+    result = described(server.run(prompt), "save")
+    assert result["shape"] == [1, 64, 96, 3]
+    assert 0 <= result["min"] < result["max"] <= 1
+
+
+def test_a_small_mask_covers_its_share_of_the_image(server: Server, photo: np.ndarray) -> None:
+    prompt = graph(mask=["small", 1])
+    prompt["small"] = made(height=20, width=30)
+    (path,) = server.saved(server.run(prompt), "save")
+    result = pixels(path)
+    assert np.abs(result[:, 56:] - photo[:, 56:]).max() <= 1
+    assert np.abs(result[:, :45] - core_result(photo)[:, :45]).max() <= 1
+
+
 def test_progress_counts_frames_and_shows_them(server: Server) -> None:
     prompt = graph(source=made(batch=6))
     prompt["slow"] = {
@@ -263,9 +283,12 @@ def test_bad_files_and_images_are_explained(server: Server, photo: np.ndarray) -
     assert run.status == "execution_error"
     assert re.search(r"C 1, 3 or 4", run.error)
 
-    run = server.run(graph(source=made(height=32), mask=["other", 1]) | {"other": made(height=33)})
+    prompt = graph(source=made(batch=2), mask=["masks", 0])
+    prompt["three"] = made(batch=3)
+    prompt["masks"] = {"class_type": "ImageToMask", "inputs": {"image": ["three", 0], "channel": "red"}}
+    run = server.run(prompt)
     assert run.status == "execution_error"
-    assert "mask must be" in run.error
+    assert "3 masks for 2 images" in run.error
 
 
 def test_own_checkpoints_are_listed_loaded_and_reloaded_when_swapped(

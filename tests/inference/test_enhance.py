@@ -82,6 +82,14 @@ def test_mask_limits_the_change(network):
     assert (result[..., 8:] > 0.15).all()
 
 
+def test_mask_values_outside_the_range_are_clamped(network):
+    image = torch.rand(2, 3, 16, 16)
+    wild = torch.rand(2, 16, 16) * 4 - 1
+    torch.testing.assert_close(
+        enhance(network, image, mask=wild).image, enhance(network, image, mask=wild.clamp(0, 1)).image
+    )
+
+
 def test_controls_do_what_they_say(network):
     image = torch.rand(1, 3, 24, 24) * 0.2
     plain = enhance(network, image).image
@@ -194,7 +202,9 @@ def test_other_errors_pass_through(network, monkeypatch):
         (torch.rand(0, 3, 8, 8), {}, "empty"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), {}, "floating-point"),
         (torch.full((1, 3, 8, 8), torch.nan), {}, "NaN"),
-        (torch.rand(1, 3, 8, 8), {"mask": torch.rand(1, 4, 8)}, "mask"),
+        (torch.rand(1, 3, 8, 8), {"mask": torch.rand(1, 4, 8)}, r"mask must be \(1, 8, 8\), got \(1, 4, 8\)"),
+        (torch.rand(3, 3, 8, 8), {"mask": torch.rand(2, 8, 8)}, r"mask must be \(1, 8, 8\) or \(3, 8, 8\)"),
+        (torch.rand(1, 3, 8, 8), {"mask": torch.full((1, 8, 8), torch.nan)}, "mask holds NaN"),
         (torch.rand(1, 3, 8, 8), {"tile": 16}, "tile"),
         (torch.rand(1, 3, 8, 8), {"batch_size": 0}, "batch_size"),
     ],

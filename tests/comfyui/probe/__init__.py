@@ -67,6 +67,31 @@ class MakeImage(io.ComfyNode):
         return io.NodeOutput(image, mask)
 
 
+class Spoil(io.ComfyNode):
+    """An image or mask as no node should give it."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_Spoil",
+            inputs=[io.MultiType.Input("value", [io.Image, io.Mask]), io.String.Input("how")],
+            outputs=[io.AnyType.Output()],
+        )
+
+    @classmethod
+    def execute(cls, value, how):
+        spoilt = {
+            "empty": lambda: value[:0],
+            "nan": lambda: value.where(torch.rand(value.shape) > 0.1, torch.nan),
+            "infinite": lambda: value.where(torch.rand(value.shape) > 0.1, torch.inf),
+            "tripled": lambda: value * 3,
+            "codes": lambda: value * 255,
+            "integer": lambda: (value * 255).to(torch.uint8),
+            "with a channel": lambda: value.unsqueeze(1),
+        }
+        return io.NodeOutput(spoilt[how]())
+
+
 class SlowModel(io.ComfyNode):
     """Every forward pass takes ``seconds`` longer and is written to ``log``."""
 
@@ -143,7 +168,7 @@ class LittleFree(io.ComfyNode):
 
 class Probes(ComfyExtension):
     async def get_node_list(self):
-        return [Describe, MakeImage, SlowModel, SmallMemory, LittleFree]
+        return [Describe, MakeImage, Spoil, SlowModel, SmallMemory, LittleFree]
 
 
 async def comfy_entrypoint():
