@@ -162,6 +162,7 @@ class Enhance(io.ComfyNode):
         steady_frames: int = 1,
     ) -> io.NodeOutput:
         """Enhance the batch."""
+        _runtime.check_images("image", image)
         count, height, width, _ = image.shape
         per_pass = min(images_per_pass, count)
         tile = _pick_tile(tiling, model, height, width, per_pass)

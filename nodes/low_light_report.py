@@ -63,9 +63,11 @@ class LowLightReport(io.ComfyNode):
     @classmethod
     def execute(cls, image: Tensor, reference: Tensor | None = None) -> io.NodeOutput:
         """Measure photo by photo."""
+        _runtime.check_images("image", image)
         photos = _runtime.colour(image)
         references: list[Tensor | None] = [None] * len(photos)
         if reference is not None:
+            _runtime.check_images("reference", reference)
             references = list(_runtime.colour(reference).split(1)) * (
                 len(photos) if len(reference) == 1 else 1
             )

@@ -163,6 +163,7 @@ class RAMTag(io.ComfyNode):
         cls, ram_model: LoadedRAM, image: Tensor, images_per_pass: int, **options: Any
     ) -> io.NodeOutput:
         """Tag the batch."""
+        _runtime.check_images("image", image)
         mm.load_models_gpu(
             [ram_model.patcher], memory_required=_runtime.tagging_memory(ram_model.model, images_per_pass)
         )

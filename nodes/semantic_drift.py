@@ -92,6 +92,8 @@ class SemanticDrift(io.ComfyNode):
         exclude: str,
     ) -> io.NodeOutput:
         """Compare the batches."""
+        _runtime.check_images("before", before)
+        _runtime.check_images("after", after)
         mm.load_models_gpu([ram_model.patcher], memory_required=_runtime.tagging_memory(ram_model.model, 1))
         reports = semantic_drift(
             ram_model.model,
