@@ -122,7 +122,8 @@ class Enhance(io.ComfyNode):
                     default=True,
                     optional=True,
                     tooltip="Leave photos that are lit well already nearly as they are; photos in between are "
-                    "enhanced in part. Turn it off to brighten them all the same. Default: on.",
+                    "enhanced in part. Brightness and saturation act on them as well. Turn it off to brighten "
+                    "them all the same. Default: on.",
                 ),
                 io.Int.Input(
                     "steady_frames",

@@ -13,7 +13,7 @@ from ..network import SemiLLIE
 from ..network.thumbnail import FrameIllumination
 from ..weights import SemiLLIEModel
 from .clip import FrameLight, SteadyLight, measure_light, steady_light
-from .controls import EnhanceControls, luma
+from .controls import EnhanceControls, darkness, keep, luma
 from .tiling import plan_tiles
 
 MINIMUM_TILE = 128
@@ -31,7 +31,7 @@ class Enhancement(NamedTuple):
     """``(B, C, H, W)`` float32 in [0, 1], on the input's device; alpha as given."""
     illumination: Tensor
     """How much light the input had compared with the result, ``(B, H, W)`` in [0, 1]: 0 in darkness, 1 where nothing
-    needed brightening (Retinex: input = illumination x reflectance)."""
+    needed brightening, such as in photos that ``keep_well_lit`` keeps (Retinex: input = illumination x reflectance)."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -136,9 +136,14 @@ def enhance(
             local_mask = None
             if mask is not None:
                 local_mask = (mask if mask.shape[0] == 1 else mask[now]).to(enhanced).clamp(0, 1)
-            need = None if steady is None else steady.darkness[now].to(enhanced)
+            need = None
+            if controls.keep_well_lit:
+                need = darkness(colour) if steady is None else steady.darkness[now].to(enhanced)
             final = controls.apply(colour, enhanced, local_mask, need)
-            illumination[now] = ((luma(colour) + 1e-3) / (luma(enhanced) + 1e-3)).clamp(0, 1).squeeze(1)
+            light, lit = luma(colour), luma(enhanced)
+            if need is not None:
+                lit = keep(light, lit, need)
+            illumination[now] = ((light + 1e-3) / (lit + 1e-3)).clamp(0, 1).squeeze(1)
             result[now, :3] = final if channels >= 3 else luma(final)
             if channels == 4:
                 result[now, 3] = image[now, 3].float().clamp(0, 1)

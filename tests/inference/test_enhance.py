@@ -252,6 +252,31 @@ def test_photos_that_are_lit_well_stay_as_they_are(network):
     assert torch.equal(enhance(network, window).image, enhance(network, window, controls=plain).image)
 
 
+def test_brightness_and_saturation_act_on_photos_that_are_kept(network):
+    bright = torch.rand(1, 3, 20, 30) * 0.2 + torch.tensor([0.5, 0.4, 0.3]).view(1, 3, 1, 1)
+    assert torch.equal(enhance(network, bright).image, bright)
+
+    def with_controls(**controls):
+        return enhance(network, bright, controls=EnhanceControls(**controls)).image
+
+    torch.testing.assert_close(with_controls(brightness=1.0), expose(bright, 1.0))
+    torch.testing.assert_close(with_controls(saturation=0.0), luma(bright).expand_as(bright))
+    torch.testing.assert_close(
+        with_controls(brightness=1.0, strength=0.5), (bright + expose(bright, 1.0)) / 2
+    )
+    assert torch.equal(with_controls(brightness=1.0, saturation=2.0, strength=0.0), bright)
+
+
+def test_the_illumination_is_one_where_nothing_needed_brightening(network):
+    dark, between, bright = (torch.full((1, 3, 20, 30), value) for value in (0.1, 0.22, 0.4))
+    batch = torch.cat([dark, between, bright])
+    light = enhance(network, batch).illumination
+    forced = enhance(network, batch, controls=EnhanceControls(keep_well_lit=False)).illumination
+    torch.testing.assert_close(light[0], forced[0])
+    assert (forced[1] < light[1]).all() and (light[1] < 1).all()
+    assert (light[2] == 1).all() and (forced[2] < 1).all()
+
+
 def test_tiles_share_the_judgement_of_their_frame(network):
     photo = torch.full((1, 3, 150, 300), 0.1)
     photo[..., 160:] = 0.5
