@@ -166,11 +166,7 @@ class Enhance(io.ComfyNode):
         _runtime.check_images("image", image)
         count, height, width, _ = image.shape
         per_pass = min(images_per_pass, count)
-        tile = _pick_tile(tiling, model, height, width, per_pass)
-        area = height * width if tile is None else min(tile, height) * min(tile, width)
-        mm.load_models_gpu(
-            [model.patcher], memory_required=working_memory(model.model.config, area * per_pass)
-        )
+        tile = _load_and_pick_tile(tiling, model, height, width, per_pass)
         result = enhance(
             model.model,
             image.movedim(-1, 1),
@@ -189,10 +185,20 @@ class Enhance(io.ComfyNode):
         )
 
 
-def _pick_tile(tiling: str, model: LoadedModel, height: int, width: int, per_pass: int) -> int | None:
-    if tiling == OFF:
-        return None
+def _load_and_pick_tile(
+    tiling: str, model: LoadedModel, height: int, width: int, per_pass: int
+) -> int | None:
+    """Have ComfyUI load the network and make room for the work, then see what the room suffices for."""
+    config, device = model.model.config, model.patcher.load_device
+    tile = None if tiling in (AUTO, OFF) else int(tiling)
+    area = height * width if tile is None else min(tile, height) * min(tile, width)
+    smallest = working_memory(config, min(area, TILES[-1] ** 2) * per_pass)
+    mm.load_models_gpu(
+        [model.patcher],
+        memory_required=min(working_memory(config, area * per_pass), int(mm.get_total_memory(device))),
+        # The network is loaded whole however much the frame would take.
+        minimum_memory_required=smallest,
+    )
     if tiling != AUTO:
-        return int(tiling)
-    free = mm.get_free_memory(model.patcher.load_device)
-    return pick_tile(model.model.config, height, width, free // per_pass)
+        return tile
+    return pick_tile(config, height, width, int(mm.get_free_memory(device)) // per_pass)

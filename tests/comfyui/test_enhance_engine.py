@@ -14,6 +14,7 @@ from client import Prompt, RefusedError, Run, Server
 from PIL import Image
 
 from semillie_core.inference import EnhanceControls, enhance
+from semillie_core.inference.memory import working_memory
 from semillie_core.network import COMPACT, SemiLLIE
 from semillie_core.weights import bundled_models, load_model, save_model
 
@@ -244,6 +245,21 @@ def test_auto_tiles_only_what_would_not_fit(server: Server, tmp_path: Path) -> N
         run = server.run(prompt)
         assert run.status == "execution_success", run.error
         assert {max(json.loads(line)[2:]) for line in log.read_text().splitlines()} == {expected}
+
+
+def test_auto_counts_what_comfyui_can_free(server: Server, tmp_path: Path) -> None:
+    log = tmp_path / "passes.txt"
+    prompt = graph(source=made(height=400, width=600))
+    prompt["full"] = {
+        "class_type": "Probe_FullUntilAsked",
+        "inputs": {"model": ["model", 0], "log": str(log)},
+    }
+    prompt["enhance"]["inputs"]["model"] = ["full", 0]
+    run = server.run(prompt)
+    assert run.status == "execution_success", run.error
+    asked, *passes = map(json.loads, log.read_text().splitlines())
+    assert asked >= working_memory(load_model(DEFAULT_MODEL).config, 400 * 600)
+    assert passes == [[1, 3, 400, 600]]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 2), ("bfloat16", 16)])

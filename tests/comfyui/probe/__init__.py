@@ -166,9 +166,39 @@ class LittleFree(io.ComfyNode):
         return _handicapped(model, before)
 
 
+class FullUntilAsked(io.ComfyNode):
+    """Memory is full until ComfyUI is asked for room; then it is free. ``log`` has the request, then the passes."""
+
+    @classmethod
+    def define_schema(cls):
+        model = io.Custom("SEMILLIE_MODEL")
+        return io.Schema(
+            node_id="Probe_FullUntilAsked",
+            inputs=[model.Input("model"), io.String.Input("log")],
+            outputs=[model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, log):
+        mm = comfy.model_management
+        load, free = mm.load_models_gpu, mm.get_free_memory
+
+        def write(line):
+            with Path(log).open("a") as sink:
+                sink.write(f"{line}\n")
+
+        def loading(models, memory_required=0, **options):
+            mm.load_models_gpu, mm.get_free_memory = load, free
+            write(int(memory_required))
+            return load(models, memory_required=memory_required, **options)
+
+        mm.load_models_gpu, mm.get_free_memory = loading, lambda *_, **__: 0
+        return _handicapped(model, lambda _, inputs: write(list(inputs[0].shape)))
+
+
 class Probes(ComfyExtension):
     async def get_node_list(self):
-        return [Describe, MakeImage, Spoil, SlowModel, SmallMemory, LittleFree]
+        return [Describe, MakeImage, Spoil, SlowModel, SmallMemory, LittleFree, FullUntilAsked]
 
 
 async def comfy_entrypoint():
