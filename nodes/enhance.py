@@ -178,6 +178,7 @@ class Enhance(io.ComfyNode):
             batch_size=per_pass,
             steady_frames=steady_frames,
             progress=_runtime.Progress(),
+            check=mm.throw_exception_if_processing_interrupted,
             out_of_memory=_runtime.ran_out_of_memory,
         )
         return io.NodeOutput(

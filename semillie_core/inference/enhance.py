@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -20,8 +21,9 @@ MINIMUM_TILE = 128
 """Smallest tile edge, in pixels, that running out of memory falls back to."""
 
 Progress = Callable[[int, int, Tensor | None], None]
-"""Called as ``progress(done, total, preview)`` after each tile; ``preview`` is a finished image ``(C, H, W)`` or
-``None``. An exception it raises stops the work and passes through."""
+"""Called as ``progress(done, total, preview)`` after each tile, and with nothing done while the light of a clip is
+measured; ``preview`` is a finished image ``(C, H, W)`` or ``None``. An exception it raises stops the work and passes
+through."""
 
 
 class Enhancement(NamedTuple):
@@ -54,6 +56,7 @@ def enhance(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
+    check: Callable[[], None] | None = None,
     out_of_memory: Callable[[BaseException], bool] = is_out_of_memory,
 ) -> Enhancement:
     """Enhance a batch of images of any size.
@@ -75,6 +78,7 @@ def enhance(
         device: Where to compute; the network must be or may be moved there. Default: where it is.
         dtype: Parameter dtype to compute in. Default: the network's.
         progress: Called after each tile.
+        check: Called often, also inside a frame; an exception it raises stops the work and passes through.
         out_of_memory: Tells failed allocations from other errors.
 
     Returns:
@@ -105,10 +109,13 @@ def enhance(
         chunk = image[start : start + batch_size, :3].float().clamp(0, 1)
         return chunk.expand(-1, 3, -1, -1)
 
-    with torch.inference_mode():
+    with torch.inference_mode(), _called_inside(network, check):
         steady: SteadyLight | None = None
         if steady_frames > 1 and batch > 1:
-            lights = [measure_light(network, colours(start)) for start in starts]
+            lights = []
+            for start in starts:
+                report(0, edge, 0)
+                lights.append(measure_light(network, colours(start)))
             steady = steady_light(
                 FrameLight(*(torch.cat(parts) for parts in zip(*lights, strict=True))), steady_frames
             )
@@ -149,6 +156,23 @@ def enhance(
                 result[now, 3] = image[now, 3].float().clamp(0, 1)
             report(index, edge, len(plan_tiles(height, width, edge)), result[stop - 1])
     return Enhancement(result, illumination)
+
+
+@contextmanager
+def _called_inside(network: SemiLLIE, check: Callable[[], None] | None) -> Iterator[None]:
+    """Have ``check`` called before every module of the network while the context lasts."""
+
+    def hook(*_: object) -> None:
+        if check is not None:
+            check()
+
+    modules = [] if check is None else list(network.modules())
+    handles = [module.register_forward_pre_hook(hook) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _enhance_frames(

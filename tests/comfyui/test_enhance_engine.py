@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +205,35 @@ def test_cancel_ends_within_one_frame(server: Server, tmp_path: Path) -> None:
     assert "save" not in run.executed
     server.forget()
     assert server.run(graph(source=made())).status == "execution_success", "the server must go on working"
+
+
+@pytest.mark.parametrize("steady_frames", [1, 3])
+def test_cancel_is_heard_inside_a_frame(server: Server, tmp_path: Path, steady_frames: int) -> None:
+    log = tmp_path / "blocks.txt"
+    prompt = graph(
+        source=made(batch=2, height=300, width=400),
+        tiling="off",
+        images_per_pass=2,
+        steady_frames=steady_frames,
+    )
+    prompt["slow"] = {
+        "class_type": "Probe_SlowBlocks",
+        "inputs": {"model": ["model", 0], "seconds": 1.0, "log": str(log)},
+    }
+    prompt["enhance"]["inputs"]["model"] = ["slow", 0]
+
+    def cancel() -> None:
+        while not log.exists():
+            time.sleep(0.05)
+        server.post("/interrupt", {})
+
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
+    run = server.run(prompt)
+    canceller.join()
+    assert run.status == "execution_interrupted"
+    assert log.read_text() == "a block\n"
+    server.forget()  # the network stays slow
 
 
 def test_running_out_of_memory_halves_the_tile(server: Server, tmp_path: Path) -> None:

@@ -160,6 +160,41 @@ def test_progress_can_stop_the_work(network):
         enhance(network, torch.rand(1, 3, 200, 150), tile=128, progress=cancel)
 
 
+def test_progress_is_told_and_can_stop_while_a_clip_is_measured(network):
+    seen = []
+    clip = torch.rand(5, 3, 20, 24)
+    enhance(network, clip, steady_frames=4, batch_size=2, progress=lambda *a: seen.append(a))
+    assert [(done, total) for done, total, _ in seen] == [(0, 3)] * 3 + [(1, 3), (2, 3), (3, 3)]
+
+    def cancel(done, *_):
+        assert done == 0
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        enhance(network, clip, steady_frames=4, progress=cancel)
+
+
+def test_a_check_can_stop_the_work_inside_a_frame_and_leaves_no_trace(network):
+    image, calls = torch.rand(1, 3, 40, 48), []
+    plain = enhance(network, image)
+    checked = enhance(network, image, check=lambda: calls.append(1))
+    assert all(torch.equal(one, two) for one, two in zip(plain, checked, strict=True))
+    assert len(calls) > 10
+
+    remaining = iter(range(len(calls) // 2))
+
+    def stop():
+        if next(remaining, None) is None:
+            raise InterruptedError
+
+    def finished(*_):
+        raise AssertionError
+
+    with pytest.raises(InterruptedError):
+        enhance(network, image, check=stop, progress=finished)
+    assert not any(module._forward_pre_hooks for module in network.modules())
+
+
 def test_out_of_memory_halves_the_tile_and_goes_on(network, monkeypatch):
     forward = SemiLLIE.forward
     sizes = []

@@ -114,6 +114,31 @@ class SlowModel(io.ComfyNode):
         return _handicapped(model, before)
 
 
+class SlowBlocks(io.ComfyNode):
+    """Every block of a network takes ``seconds`` longer and is written to ``log``."""
+
+    @classmethod
+    def define_schema(cls):
+        model = io.Custom("SEMILLIE_MODEL")
+        return io.Schema(
+            node_id="Probe_SlowBlocks",
+            inputs=[model.Input("model"), io.Float.Input("seconds"), io.String.Input("log")],
+            outputs=[model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, seconds, log):
+        def before(*_):
+            with Path(log).open("a") as sink:
+                sink.write("a block\n")
+            time.sleep(seconds)
+
+        for block in model.patcher.model.modules():
+            if type(block).__name__ == "StateSpaceBlock":
+                block.register_forward_pre_hook(before)
+        return io.NodeOutput(model)
+
+
 class SmallMemory(io.ComfyNode):
     """A network that runs out of memory above ``pixels`` input pixels; ``log`` counts forward passes."""
 
@@ -198,7 +223,7 @@ class FullUntilAsked(io.ComfyNode):
 
 class Probes(ComfyExtension):
     async def get_node_list(self):
-        return [Describe, MakeImage, Spoil, SlowModel, SmallMemory, LittleFree, FullUntilAsked]
+        return [Describe, MakeImage, Spoil, SlowModel, SlowBlocks, SmallMemory, LittleFree, FullUntilAsked]
 
 
 async def comfy_entrypoint():
