@@ -30,7 +30,7 @@ class Enhancement(NamedTuple):
     """An enhanced batch."""
 
     image: Tensor
-    """``(B, C, H, W)`` float32 in [0, 1], on the input's device; alpha as given."""
+    """``(B, C, H, W)`` float32 in [0, 1], in channels-last memory on the input's device; alpha as given."""
     illumination: Tensor
     """How much light the input had compared with the result, ``(B, H, W)`` in [0, 1]: 0 in darkness, 1 where nothing
     needed brightening, such as in photos that ``keep_well_lit`` keeps (Retinex: input = illumination x reflectance)."""
@@ -95,7 +95,10 @@ def enhance(
     parameter = network.conv_first.weight
 
     batch, channels, height, width = image.shape
-    result = torch.empty(image.shape, dtype=torch.float32, device=image.device)
+    # Channels last, as photo files and ComfyUI have them: who moves them there need not copy a clip.
+    result = torch.empty(
+        image.shape, dtype=torch.float32, device=image.device, memory_format=torch.channels_last
+    )
     illumination = torch.empty((batch, height, width), dtype=torch.float32, device=image.device)
     starts = range(0, batch, batch_size)
     edge = tile
@@ -217,7 +220,8 @@ def _check(image: Tensor, mask: Tensor | None, tile: int | None, batch_size: int
         raise ValueError(
             f"image must hold floating-point values in [0, 1], got {image.dtype}; divide by its maximum."
         )
-    if not torch.isfinite(image).all():
+    # One by one: what is finite in a whole clip would be a clip of its own.
+    if not all(torch.isfinite(single).all() for single in image):
         raise ValueError("image holds NaN or infinite values; remove them first.")
     if mask is not None:
         expected = [(count, *image.shape[2:]) for count in sorted({1, image.shape[0]})]

@@ -47,6 +47,11 @@ def test_shape_range_and_input_survive(network, channels, size):
         assert torch.equal(result.image[:, 3], image[:, 3])
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_the_result_becomes_channels_last_without_a_copy(network, channels):
+    assert enhance(network, torch.rand(2, channels, 20, 24)).image.movedim(1, -1).is_contiguous()
+
+
 def test_chunks_of_a_batch_change_nothing(network):
     images = torch.rand(5, 3, 20, 24)
     one, two = (enhance(network, images, batch_size=n).image for n in (1, 2))
