@@ -174,6 +174,7 @@ def test_report_measures_each_photo(server: Server) -> None:
     assert numbers[0]["psnr"] is None
     shape = json.loads(texts(run, "histogram")[0])["shape"]
     assert shape[0] == 2 and shape[3] == 3
+    assert run.progress["report"][0] == (0, 2)
     assert run.progress["report"][-1] == (2, 2)
 
 
