@@ -173,6 +173,7 @@ class RAMTag(io.ComfyNode):
             TagOptions(**options),
             batch_size=images_per_pass,
             progress=_runtime.Progress(),
+            out_of_memory=_runtime.ran_out_of_memory,
         )
         lines = [result.text for result in results]
         text = "\n".join(lines)

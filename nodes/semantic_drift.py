@@ -102,6 +102,7 @@ class SemanticDrift(io.ComfyNode):
             TagOptions(threshold_offset=threshold_offset, exclude=exclude),
             margin=margin,
             progress=_runtime.Progress(),
+            out_of_memory=_runtime.ran_out_of_memory,
         )
         verdicts = [_sentence(report) for report in reports]
         text = "\n".join(verdicts)

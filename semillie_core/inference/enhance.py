@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..network import SemiLLIE
 from ..network.thumbnail import FrameIllumination
+from ..out_of_memory import is_out_of_memory
 from ..weights import SemiLLIEModel
 from .clip import FrameLight, SteadyLight, measure_light, steady_light
 from .controls import EnhanceControls, darkness, keep, luma
@@ -34,14 +35,6 @@ class Enhancement(NamedTuple):
     illumination: Tensor
     """How much light the input had compared with the result, ``(B, H, W)`` in [0, 1]: 0 in darkness, 1 where nothing
     needed brightening, such as in photos that ``keep_well_lit`` keeps (Retinex: input = illumination x reflectance)."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that an allocation failed."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        and ("out of memory" in str(error) or "can't allocate memory" in str(error))
-    )
 
 
 def enhance(

@@ -142,25 +142,52 @@ def test_extreme_shapes_with_the_bundled_model() -> None:
     assert len(results) == 3
 
 
-def test_memory_pressure_halves_the_batch(stub) -> None:
+class _OutOfRoomError(Exception):
+    """What some device says when memory is full."""
+
+
+@pytest.mark.parametrize(
+    ("error", "options"),
+    [
+        (torch.OutOfMemoryError("too many"), {}),
+        (RuntimeError("MPS backend out of memory"), {}),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), {}),
+        (_OutOfRoomError("no room"), {"out_of_memory": lambda error: isinstance(error, _OutOfRoomError)}),
+    ],
+)
+def test_memory_pressure_halves_the_batch(stub, error: Exception, options: dict) -> None:
     encode = stub.encoder.encode
 
-    def limited(image: Tensor, **options: bool) -> SemanticFeatures:
+    def limited(image: Tensor, **keywords: bool) -> SemanticFeatures:
         if len(image) > 2:
-            raise torch.cuda.OutOfMemoryError("too many")
-        return encode(image, **options)
+            raise error
+        return encode(image, **keywords)
 
     stub.encoder.encode = limited
     images = torch.stack([_image(*_PROBABILITIES)] * 7)
-    assert len(tag_images(stub, images, batch_size=7)) == 7
+    assert len(tag_images(stub, images, batch_size=7, **options)) == 7
     assert stub.encoder.batches == [2, 2, 2, 1]
+    assert len(semantic_drift(stub, images[:2], images[:2], batch_size=4, **options)) == 2
 
-    def hopeless(image: Tensor, **options: bool) -> SemanticFeatures:
-        raise torch.cuda.OutOfMemoryError("no room at all")
+    def hopeless(image: Tensor, **_: bool) -> SemanticFeatures:
+        raise error
 
     stub.encoder.encode = hopeless
-    with pytest.raises(torch.cuda.OutOfMemoryError, match="no room"):
-        tag_images(stub, images, batch_size=7)
+    with pytest.raises(type(error)):
+        tag_images(stub, images, batch_size=7, **options)
+
+
+def test_other_errors_are_not_taken_for_full_memory(stub) -> None:
+    sizes = []
+
+    def broken(image: Tensor, **_: bool) -> SemanticFeatures:
+        sizes.append(len(image))
+        raise RuntimeError("something else")
+
+    stub.encoder.encode = broken
+    with pytest.raises(RuntimeError, match="something else"):
+        tag_images(stub, torch.stack([_image(*_PROBABILITIES)] * 4), batch_size=4)
+    assert sizes == [4]
 
 
 def test_interruption_passes_through(stub) -> None:
