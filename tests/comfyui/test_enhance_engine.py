@@ -265,7 +265,7 @@ def test_memory_that_never_suffices_is_reported(server: Server, tmp_path: Path) 
 
 
 def test_auto_tiles_only_what_would_not_fit(server: Server, tmp_path: Path) -> None:
-    for free, expected in ((2**40, 600), (160_000_000, 384), (0, 256)):
+    for free, expected in ((2**40, 600), (180_000_000, 384), (0, 256)):
         log = tmp_path / f"{free}.txt"
         prompt = graph(source=made(height=400, width=600))
         prompt["little"] = {
