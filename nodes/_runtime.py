@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -9,6 +10,7 @@ import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.utils
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from server import PromptServer
 from torch import Tensor, nn
@@ -17,6 +19,9 @@ from ..semillie_core.inference import is_out_of_memory
 from ..semillie_core.ram import SemanticModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+LOWEST_VALUE, HIGHEST_VALUE = -1.0, 4.0
+"""Sharpening and resampling leave [0, 1] a little; beyond these bounds the values are on another scale."""
 
 PREVIEW_SIDE = 512
 PREVIEW_INTERVAL = 0.25
@@ -42,11 +47,57 @@ def tagging_memory(model: SemanticModel, images: int) -> int:
     return images * (2**29 if model.is_ram else 2**26)
 
 
+def check_images(name: str, images: Tensor) -> None:
+    """See to it that an IMAGE can be worked with: ``(B, H, W, C)``, not empty, 1, 3 or 4 channels, about [0, 1].
+
+    Raises:
+        ValueError: It cannot; the message names the input, what is wrong and what to do.
+    """
+    problem = None
+    if images.dim() != 4 or images.shape[-1] not in (1, 3, 4):
+        problem = (
+            f"has the shape {tuple(images.shape)}: connect pictures (B, H, W, C) with C 1, 3 or 4 channels"
+        )
+    elif 0 in images.shape:
+        problem = f"holds no picture, its shape is {tuple(images.shape)}: see why the node before gives none"
+    elif not images.is_floating_point():
+        problem = f"holds {images.dtype} values: convert them to floating point between 0 and 1"
+    else:
+        # Picture by picture, and without a map of what is finite: a clip is large, and NaN shows in the extremes.
+        extremes = [picture.aminmax() for picture in images]
+        low = float(torch.stack([found.min for found in extremes]).min())
+        high = float(torch.stack([found.max for found in extremes]).max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            problem = (
+                "holds NaN or infinite values: see which node before makes them, often one in half precision"
+            )
+        elif low < LOWEST_VALUE or high > HIGHEST_VALUE:
+            problem = f"has values from {low:g} to {high:g}: scale them to 0 to 1"
+    if problem:
+        raise ValueError(f"{name} {problem}.")
+
+
 def colour(image: Tensor) -> Tensor:
-    """ComfyUI's IMAGE ``(B, H, W, C)`` as ``(B, 3, H, W)``: grey becomes colour, transparency is dropped."""
+    """ComfyUI's IMAGE ``(B, H, W, C)`` as ``(B, 3, H, W)`` in [0, 1]: grey becomes colour, transparency is dropped."""
     channels_first = image.movedim(-1, 1)
     three = channels_first[:, :3] if image.shape[-1] >= 3 else channels_first[:, :1].expand(-1, 3, -1, -1)
-    return three.contiguous()
+    return three.clamp(0, 1).contiguous()
+
+
+def mask_for(mask: Tensor, image: Tensor) -> Tensor:
+    """A MASK as the core wants it for an IMAGE ``(B, H, W, C)``: ``(B or 1, H, W)`` in [0, 1], stretched to the image.
+
+    Raises:
+        ValueError: There are neither one nor as many masks as images.
+    """
+    count, height, width, _ = image.shape
+    masks = mask.reshape(-1, 1, *mask.shape[-2:])
+    if len(masks) not in (1, count) or 0 in masks.shape:
+        raise ValueError(f"mask holds {len(masks)} masks for {count} images: connect one, or as many.")
+    masks = masks.float().nan_to_num(nan=0.0).clamp(0, 1)
+    if masks.shape[-2:] != (height, width):
+        masks = F.interpolate(masks, (height, width), mode="bilinear", antialias=True).clamp(0, 1)
+    return masks.squeeze(1)
 
 
 def finished(image: Tensor) -> Tensor:

@@ -114,15 +114,16 @@ class Enhance(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where to enhance: 1 fully, 0 not at all. Same size as the image; one mask "
-                    "serves the whole batch. Without a mask everything is enhanced.",
+                    tooltip="Where to enhance: 1 fully, 0 not at all. It is stretched to the image; one "
+                    "mask serves the whole batch. Without a mask everything is enhanced.",
                 ),
                 io.Boolean.Input(
                     "keep_well_lit",
                     default=True,
                     optional=True,
                     tooltip="Leave photos that are lit well already nearly as they are; photos in between are "
-                    "enhanced in part. Turn it off to brighten them all the same. Default: on.",
+                    "enhanced in part. Brightness and saturation act on them as well. Turn it off to brighten "
+                    "them all the same. Default: on.",
                 ),
                 io.Int.Input(
                     "steady_frames",
@@ -162,24 +163,22 @@ class Enhance(io.ComfyNode):
         steady_frames: int = 1,
     ) -> io.NodeOutput:
         """Enhance the batch."""
+        _runtime.check_images("image", image)
         count, height, width, _ = image.shape
         per_pass = min(images_per_pass, count)
-        tile = _pick_tile(tiling, model, height, width, per_pass)
-        area = height * width if tile is None else min(tile, height) * min(tile, width)
-        mm.load_models_gpu(
-            [model.patcher], memory_required=working_memory(model.model.config, area * per_pass)
-        )
+        tile = _load_and_pick_tile(tiling, model, height, width, per_pass)
         result = enhance(
             model.model,
             image.movedim(-1, 1),
             controls=EnhanceControls(
                 strength, brightness, saturation, protect_highlights, keep_well_lit=keep_well_lit
             ),
-            mask=mask,
+            mask=None if mask is None else _runtime.mask_for(mask, image),
             tile=tile,
             batch_size=per_pass,
             steady_frames=steady_frames,
             progress=_runtime.Progress(),
+            check=mm.throw_exception_if_processing_interrupted,
             out_of_memory=_runtime.ran_out_of_memory,
         )
         return io.NodeOutput(
@@ -187,10 +186,20 @@ class Enhance(io.ComfyNode):
         )
 
 
-def _pick_tile(tiling: str, model: LoadedModel, height: int, width: int, per_pass: int) -> int | None:
-    if tiling == OFF:
-        return None
+def _load_and_pick_tile(
+    tiling: str, model: LoadedModel, height: int, width: int, per_pass: int
+) -> int | None:
+    """Have ComfyUI load the network and make room for the work, then see what the room suffices for."""
+    config, device = model.model.config, model.patcher.load_device
+    tile = None if tiling in (AUTO, OFF) else int(tiling)
+    area = height * width if tile is None else min(tile, height) * min(tile, width)
+    smallest = working_memory(config, min(area, TILES[-1] ** 2) * per_pass)
+    mm.load_models_gpu(
+        [model.patcher],
+        memory_required=min(working_memory(config, area * per_pass), int(mm.get_total_memory(device))),
+        # The network is loaded whole however much the frame would take.
+        minimum_memory_required=smallest,
+    )
     if tiling != AUTO:
-        return int(tiling)
-    free = mm.get_free_memory(model.patcher.load_device)
-    return pick_tile(model.model.config, height, width, free // per_pass)
+        return tile
+    return pick_tile(config, height, width, int(mm.get_free_memory(device)) // per_pass)

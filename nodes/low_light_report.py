@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.model_management as mm
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
@@ -63,21 +64,26 @@ class LowLightReport(io.ComfyNode):
     @classmethod
     def execute(cls, image: Tensor, reference: Tensor | None = None) -> io.NodeOutput:
         """Measure photo by photo."""
-        photos = _runtime.colour(image)
+        _runtime.check_images("image", image)
+        photos = image.split(1)
         references: list[Tensor | None] = [None] * len(photos)
         if reference is not None:
-            references = list(_runtime.colour(reference).split(1)) * (
-                len(photos) if len(reference) == 1 else 1
-            )
+            _runtime.check_images("reference", reference)
+            references = list(reference.split(1)) * (len(photos) if len(reference) == 1 else 1)
         if len(references) != len(photos):
             raise ValueError(
                 f"reference holds {len(references)} pictures for {len(photos)} photos: connect one, or "
                 "as many."
             )
         progress = _runtime.Progress()
+        progress(0, len(photos))
         reports = []
-        for done, (photo, target) in enumerate(zip(photos.split(1), references, strict=True), 1):
-            reports += low_light_report(photo, target)
+        for done, (photo, target) in enumerate(zip(photos, references, strict=True), 1):
+            reports += low_light_report(
+                _runtime.colour(photo),
+                None if target is None else _runtime.colour(target),
+                check=mm.throw_exception_if_processing_interrupted,
+            )
             progress(done, len(photos))
         verdicts = [report.verdict for report in reports]
         histograms = _runtime.finished(torch.stack([histogram_image(report) for report in reports]))

@@ -55,7 +55,8 @@ class RAMTag(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Added to every per-tag threshold, in probability: -0.1 finds more tags, +0.1 "
-                    "only surer ones. Only for per_tag. Default: 0.",
+                    "only surer ones. A threshold never falls below a quarter of itself. Only for per_tag. "
+                    "Default: 0.",
                 ),
                 io.Float.Input(
                     "flat_threshold",
@@ -162,6 +163,7 @@ class RAMTag(io.ComfyNode):
         cls, ram_model: LoadedRAM, image: Tensor, images_per_pass: int, **options: Any
     ) -> io.NodeOutput:
         """Tag the batch."""
+        _runtime.check_images("image", image)
         mm.load_models_gpu(
             [ram_model.patcher], memory_required=_runtime.tagging_memory(ram_model.model, images_per_pass)
         )
@@ -171,6 +173,7 @@ class RAMTag(io.ComfyNode):
             TagOptions(**options),
             batch_size=images_per_pass,
             progress=_runtime.Progress(),
+            out_of_memory=_runtime.ran_out_of_memory,
         )
         lines = [result.text for result in results]
         text = "\n".join(lines)

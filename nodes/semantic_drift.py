@@ -40,7 +40,7 @@ class SemanticDrift(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Added to every tag's threshold, in probability: lower compares more and less "
-                    "sure tags. Default: 0.",
+                    "sure tags. A threshold never falls below a quarter of itself. Default: 0.",
                 ),
                 io.Float.Input(
                     "margin",
@@ -92,6 +92,8 @@ class SemanticDrift(io.ComfyNode):
         exclude: str,
     ) -> io.NodeOutput:
         """Compare the batches."""
+        _runtime.check_images("before", before)
+        _runtime.check_images("after", after)
         mm.load_models_gpu([ram_model.patcher], memory_required=_runtime.tagging_memory(ram_model.model, 1))
         reports = semantic_drift(
             ram_model.model,
@@ -100,6 +102,7 @@ class SemanticDrift(io.ComfyNode):
             TagOptions(threshold_offset=threshold_offset, exclude=exclude),
             margin=margin,
             progress=_runtime.Progress(),
+            out_of_memory=_runtime.ran_out_of_memory,
         )
         verdicts = [_sentence(report) for report in reports]
         text = "\n".join(verdicts)

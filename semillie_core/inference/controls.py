@@ -43,13 +43,14 @@ class EnhanceControls:
     strength: float = 1.0
     """Blend from the input (0) to the enhanced image (1), in [0, 1]."""
     brightness: float = 0.0
-    """Exposure of the enhanced image in stops (EV), in [-4, 4]; applied in linear light, whites roll off."""
+    """Exposure of the result in stops (EV), in [-4, 4]; applied in linear light, whites roll off."""
     saturation: float = 1.0
-    """Colourfulness of the enhanced image, in [0, 4]: 0 is grey, 1 unchanged."""
+    """Colourfulness of the result, in [0, 4]: 0 is grey, 1 unchanged."""
     protect_highlights: float = 1.0
     """How far areas that have light already are kept from becoming white, in [0, 1]."""
     keep_well_lit: bool = True
-    """Enhance a photo the less, the nearer its median luma comes to that of a photo that is lit well."""
+    """Enhance a photo the less, the nearer its median luma comes to that of a photo that is lit well. Brightness and
+    saturation act on what comes of that."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -83,16 +84,15 @@ class EnhanceControls:
         result = enhanced
         if self.protect_highlights:
             result = _protect(original, result, self.protect_highlights)
+        if self.keep_well_lit:
+            result = keep(original, result, darkness(original) if need is None else need)
+        # What the user asks for holds for photos that are kept, too.
         if self.brightness:
             result = expose(result, self.brightness)
         if self.saturation != 1:
             grey = luma(result)
             result = (grey + self.saturation * (result - grey)).clamp(0, 1)
         weight: Tensor | float = self.strength
-        if self.keep_well_lit:
-            need = darkness(original) if need is None else need
-            if bool((need < 1).any()):
-                weight = weight * need.view(-1, 1, 1, 1)
         if mask is not None:
             weight = weight * mask.unsqueeze(1)
         if isinstance(weight, float | int) and weight == 1:
@@ -116,6 +116,13 @@ def darkness(image: Tensor) -> Tensor:
     # Noise and texture do not count, so the median is that of areas.
     small = luma(make_thumbnail(image, _THUMBNAIL)).flatten(1)
     return 1 - _smooth_step(small.median(dim=1).values, WELL_LIT_START, WELL_LIT_FULL)
+
+
+def keep(original: Tensor, enhanced: Tensor, need: Tensor) -> Tensor:
+    """Blend ``(B, C, H, W)`` images with their originals, by ``need`` ``(B,)`` from 0 (original) to 1 (enhanced)."""
+    if bool((need >= 1).all()):
+        return enhanced
+    return original + need.view(-1, 1, 1, 1) * (enhanced - original)
 
 
 def _protect(original: Tensor, enhanced: Tensor, amount: float) -> Tensor:

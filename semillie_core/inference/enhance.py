@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -11,35 +12,29 @@ from torch import Tensor
 
 from ..network import SemiLLIE
 from ..network.thumbnail import FrameIllumination
+from ..out_of_memory import is_out_of_memory
 from ..weights import SemiLLIEModel
 from .clip import FrameLight, SteadyLight, measure_light, steady_light
-from .controls import EnhanceControls, luma
+from .controls import EnhanceControls, darkness, keep, luma
 from .tiling import plan_tiles
 
 MINIMUM_TILE = 128
 """Smallest tile edge, in pixels, that running out of memory falls back to."""
 
 Progress = Callable[[int, int, Tensor | None], None]
-"""Called as ``progress(done, total, preview)`` after each tile; ``preview`` is a finished image ``(C, H, W)`` or
-``None``. An exception it raises stops the work and passes through."""
+"""Called as ``progress(done, total, preview)`` after each tile, and with nothing done while the light of a clip is
+measured; ``preview`` is a finished image ``(C, H, W)`` or ``None``. An exception it raises stops the work and passes
+through."""
 
 
 class Enhancement(NamedTuple):
     """An enhanced batch."""
 
     image: Tensor
-    """``(B, C, H, W)`` float32 in [0, 1], on the input's device; alpha as given."""
+    """``(B, C, H, W)`` float32 in [0, 1], in channels-last memory on the input's device; alpha as given."""
     illumination: Tensor
     """How much light the input had compared with the result, ``(B, H, W)`` in [0, 1]: 0 in darkness, 1 where nothing
-    needed brightening (Retinex: input = illumination x reflectance)."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that an allocation failed."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        and ("out of memory" in str(error) or "can't allocate memory" in str(error))
-    )
+    needed brightening, such as in photos that ``keep_well_lit`` keeps (Retinex: input = illumination x reflectance)."""
 
 
 def enhance(
@@ -54,6 +49,7 @@ def enhance(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
+    check: Callable[[], None] | None = None,
     out_of_memory: Callable[[BaseException], bool] = is_out_of_memory,
 ) -> Enhancement:
     """Enhance a batch of images of any size.
@@ -66,7 +62,8 @@ def enhance(
         image: ``(B, C, H, W)`` in [0, 1]; C is 1 (grey), 3 (RGB) or 4 (RGB and alpha, which is kept). Values outside
             are clamped.
         controls: Adjustments; the defaults are the plain enhancement.
-        mask: Where to enhance, ``(B, H, W)`` or ``(1, H, W)`` in [0, 1]; everywhere by default.
+        mask: Where to enhance, ``(B, H, W)`` or ``(1, H, W)`` in [0, 1]; everywhere by default. Values outside are
+            clamped.
         tile: Edge of square tiles in pixels, at least :data:`MINIMUM_TILE`; ``None`` takes whole images.
         batch_size: Images per forward pass.
         steady_frames: For consecutive frames of a clip: their exposure is averaged over about so many frames of
@@ -74,6 +71,7 @@ def enhance(
         device: Where to compute; the network must be or may be moved there. Default: where it is.
         dtype: Parameter dtype to compute in. Default: the network's.
         progress: Called after each tile.
+        check: Called often, also inside a frame; an exception it raises stops the work and passes through.
         out_of_memory: Tells failed allocations from other errors.
 
     Returns:
@@ -90,7 +88,10 @@ def enhance(
     parameter = network.conv_first.weight
 
     batch, channels, height, width = image.shape
-    result = torch.empty(image.shape, dtype=torch.float32, device=image.device)
+    # Channels last, as photo files and ComfyUI have them: who moves them there need not copy a clip.
+    result = torch.empty(
+        image.shape, dtype=torch.float32, device=image.device, memory_format=torch.channels_last
+    )
     illumination = torch.empty((batch, height, width), dtype=torch.float32, device=image.device)
     starts = range(0, batch, batch_size)
     edge = tile
@@ -104,10 +105,13 @@ def enhance(
         chunk = image[start : start + batch_size, :3].float().clamp(0, 1)
         return chunk.expand(-1, 3, -1, -1)
 
-    with torch.inference_mode():
+    with torch.inference_mode(), _called_inside(network, check):
         steady: SteadyLight | None = None
         if steady_frames > 1 and batch > 1:
-            lights = [measure_light(network, colours(start)) for start in starts]
+            lights = []
+            for start in starts:
+                report(0, edge, 0)
+                lights.append(measure_light(network, colours(start)))
             steady = steady_light(
                 FrameLight(*(torch.cat(parts) for parts in zip(*lights, strict=True))), steady_frames
             )
@@ -134,15 +138,37 @@ def enhance(
             enhanced = enhanced.to(image.device, torch.float32).clamp_(0, 1)
             local_mask = None
             if mask is not None:
-                local_mask = (mask if mask.shape[0] == 1 else mask[now]).to(enhanced)
-            need = None if steady is None else steady.darkness[now].to(enhanced)
+                local_mask = (mask if mask.shape[0] == 1 else mask[now]).to(enhanced).clamp(0, 1)
+            need = None
+            if controls.keep_well_lit:
+                need = darkness(colour) if steady is None else steady.darkness[now].to(enhanced)
             final = controls.apply(colour, enhanced, local_mask, need)
-            illumination[now] = ((luma(colour) + 1e-3) / (luma(enhanced) + 1e-3)).clamp(0, 1).squeeze(1)
+            light, lit = luma(colour), luma(enhanced)
+            if need is not None:
+                lit = keep(light, lit, need)
+            illumination[now] = ((light + 1e-3) / (lit + 1e-3)).clamp(0, 1).squeeze(1)
             result[now, :3] = final if channels >= 3 else luma(final)
             if channels == 4:
                 result[now, 3] = image[now, 3].float().clamp(0, 1)
             report(index, edge, len(plan_tiles(height, width, edge)), result[stop - 1])
     return Enhancement(result, illumination)
+
+
+@contextmanager
+def _called_inside(network: SemiLLIE, check: Callable[[], None] | None) -> Iterator[None]:
+    """Have ``check`` called before every module of the network while the context lasts."""
+
+    def hook(*_: object) -> None:
+        if check is not None:
+            check()
+
+    modules = [] if check is None else list(network.modules())
+    handles = [module.register_forward_pre_hook(hook) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _enhance_frames(
@@ -187,11 +213,15 @@ def _check(image: Tensor, mask: Tensor | None, tile: int | None, batch_size: int
         raise ValueError(
             f"image must hold floating-point values in [0, 1], got {image.dtype}; divide by its maximum."
         )
-    if not torch.isfinite(image).all():
+    # One by one: what is finite in a whole clip would be a clip of its own.
+    if not all(torch.isfinite(single).all() for single in image):
         raise ValueError("image holds NaN or infinite values; remove them first.")
-    expected = ((image.shape[0], *image.shape[2:]), (1, *image.shape[2:]))
-    if mask is not None and tuple(mask.shape) not in expected:
-        raise ValueError(f"mask must be {expected[0]} or {expected[1]}, got {tuple(mask.shape)}.")
+    if mask is not None:
+        expected = [(count, *image.shape[2:]) for count in sorted({1, image.shape[0]})]
+        if tuple(mask.shape) not in expected:
+            raise ValueError(f"mask must be {' or '.join(map(str, expected))}, got {tuple(mask.shape)}.")
+        if not torch.isfinite(mask).all():
+            raise ValueError("mask holds NaN or infinite values; remove them first.")
     if tile is not None and tile < MINIMUM_TILE:
         raise ValueError(f"tile must be at least {MINIMUM_TILE} pixels, got {tile}.")
     if batch_size < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -100,12 +101,15 @@ class LowLightReport:
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
 
-def low_light_report(image: Tensor, reference: Tensor | None = None) -> list[LowLightReport]:
+def low_light_report(
+    image: Tensor, reference: Tensor | None = None, *, check: Callable[[], None] | None = None
+) -> list[LowLightReport]:
     """Measure photos and say in words what is wrong with them.
 
     Args:
         image: sRGB photos, ``(B, 3, H, W)`` in [0, 1].
         reference: Well-lit versions of the same size, ``(B, 3, H, W)`` or one for all, ``(1, 3, H, W)``.
+        check: Called before each measurement; an exception it raises stops the work and passes through.
 
     Returns:
         One report per photo.
@@ -123,7 +127,7 @@ def low_light_report(image: Tensor, reference: Tensor | None = None) -> list[Low
             )
         reference = reference.expand_as(image)
     return [
-        _report(image[i : i + 1], None if reference is None else reference[i : i + 1])
+        _report(image[i : i + 1], None if reference is None else reference[i : i + 1], check or _nothing)
         for i in range(len(image))
     ]
 
@@ -167,27 +171,37 @@ def histogram_image(source: LowLightReport | Tensor, height: int = 256) -> Tenso
     return torch.where(line, 1.0, picture)
 
 
-def _report(image: Tensor, reference: Tensor | None) -> LowLightReport:
+def _nothing() -> None:
+    """Let the work go on."""
+
+
+def _report(image: Tensor, reference: Tensor | None, check: Callable[[], None]) -> LowLightReport:
+    check()
     height, width = image.shape[2:]
     brightness = luma(image).flatten().sort().values
     mean = brightness.mean().item()
     low, median, high = (brightness[round(q * (len(brightness) - 1))].item() for q in (0.01, 0.5, 0.99))
     highlights, shadows = (share.item() for share in clipping(image))
+    check()
     noise = noise_levels(image)
+    check()
     cast_a, cast_b = colour_cast(image)[0].tolist()
     cast = math.hypot(cast_a, cast_b)
     hue = _hue_name(cast_a, cast_b)
     naturalness = None
     if (height // NIQE_PATCH) * (width // NIQE_PATCH) >= 2:
+        check()
         naturalness = _finite(niqe(_centre(image))[0])
 
     scores: dict[str, float | None] = dict.fromkeys(("psnr", "ssim", "delta_e", "loe"))
     if reference is not None:
-        scores["psnr"] = psnr(image, reference).item()
-        scores["delta_e"] = delta_e_2000(image, reference).item()
-        scores["loe"] = loe(image, reference).item()
+        measures: dict[str, Callable[[Tensor, Tensor], Tensor]]
+        measures = {"psnr": psnr, "delta_e": delta_e_2000, "loe": loe}
         if min(height, width) >= SSIM_WINDOW:
-            scores["ssim"] = ssim(image, reference).item()
+            measures["ssim"] = ssim
+        for name, measure in measures.items():
+            check()
+            scores[name] = measure(image, reference).item()
 
     exposure = _exposure(mean)
     shadow_noise = _finite(noise.relative[0, 0])

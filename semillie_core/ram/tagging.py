@@ -11,12 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..out_of_memory import is_out_of_memory
 from .descriptor import SemanticModel
 from .vocabulary import Vocabulary
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in total); may raise to interrupt."""
 _Seen = tuple[Tensor, Tensor]
+
+LOWEST_SHARE = 0.25
+"""An offset lowers a threshold to this share of it at most. Nearly all of RAM's are about 0.65, those of classes that
+exclude one another 0.1: an offset that helps the one would report every class of the other."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,8 @@ class TagOptions:
     threshold_mode: Literal["per_tag", "flat"] = "per_tag"
     """``"per_tag"``: the vocabulary's own thresholds (RAM's authors set theirs); ``"flat"``: one for all."""
     threshold_offset: float = 0.0
-    """Added to every per-tag threshold, -1 to 1; negative finds more tags. Ten RAM tags have threshold 1.0,
-    which means never, whatever the offset."""
+    """Added to every per-tag threshold, -1 to 1; negative finds more tags, but no threshold falls below
+    :data:`LOWEST_SHARE` of itself. Ten RAM tags have threshold 1.0, which means never, whatever the offset."""
     flat_threshold: float = 0.65
     """Probability a tag must exceed in flat mode, 0 to 1. RAM's paper uses 0.86, its demo mostly 0.65."""
     language: Literal["en", "zh", "both"] = "en"
@@ -74,7 +79,8 @@ class TagOptions:
         if self.threshold_mode == "flat":
             return torch.full((len(vocabulary),), self.flat_threshold)
         official = torch.tensor(vocabulary.thresholds)
-        return torch.where(official >= 1, 1.0, (official + self.threshold_offset).clamp(0, 1))
+        shifted = torch.maximum(official + self.threshold_offset, LOWEST_SHARE * official).clamp(max=1)
+        return torch.where(official >= 1, 1.0, shifted)
 
     def allowed(self, vocabulary: Vocabulary) -> Tensor:
         """Which classes may be reported at all, ``(classes,)`` bool."""
@@ -161,6 +167,7 @@ def tag_images(
     *,
     batch_size: int = 1,
     progress: Progress | None = None,
+    out_of_memory: Callable[[BaseException], bool] = is_out_of_memory,
 ) -> list[TagResult]:
     """Tag every image.
 
@@ -171,6 +178,7 @@ def tag_images(
         options: What to report; the default is the official thresholds, English, best first.
         batch_size: Images per forward pass; halved on its own when memory runs out.
         progress: Called after every pass.
+        out_of_memory: Tells failed allocations from other errors.
 
     Returns:
         One result per image, in order; an empty list for an empty batch.
@@ -181,7 +189,8 @@ def tag_images(
     """
     options = options or TagOptions()
     chosen = _Chooser(model.vocabulary, options)
-    return [chosen.result(logits) for _, logits in _encode_all(model, images, batch_size, progress)]
+    seen = _encode_all(model, images, batch_size, progress, out_of_memory)
+    return [chosen.result(logits) for _, logits in seen]
 
 
 @torch.inference_mode()
@@ -194,6 +203,7 @@ def semantic_drift(
     margin: float = 0.05,
     batch_size: int = 1,
     progress: Progress | None = None,
+    out_of_memory: Callable[[BaseException], bool] = is_out_of_memory,
 ) -> list[DriftReport]:
     """Compare the content of images before and after an enhancement.
 
@@ -206,6 +216,7 @@ def semantic_drift(
             margin: a tag hovering around its threshold is no drift.
         batch_size: Images per forward pass; halved on its own when memory runs out.
         progress: Called after every pass, counting both sets.
+        out_of_memory: Tells failed allocations from other errors.
 
     Returns:
         One report per pair.
@@ -217,7 +228,7 @@ def semantic_drift(
         raise ValueError(f"Every image before needs one after, got {len(before)} and {len(after)}.")
     chosen = _Chooser(model.vocabulary, options or TagOptions())
     everything = [*before, *after]
-    seen = list(_encode_all(model, everything, batch_size, progress))
+    seen = list(_encode_all(model, everything, batch_size, progress, out_of_memory))
     pairs = zip(seen[: len(before)], seen[len(before) :], strict=True)
     return [_compare(chosen, first, second, margin) for first, second in pairs]
 
@@ -305,7 +316,11 @@ def _compare(chosen: _Chooser, before: _Seen, after: _Seen, margin: float) -> Dr
 
 
 def _encode_all(
-    model: SemanticModel, images: Tensor | Sequence[Tensor], batch_size: int, progress: Progress | None
+    model: SemanticModel,
+    images: Tensor | Sequence[Tensor],
+    batch_size: int,
+    progress: Progress | None,
+    out_of_memory: Callable[[BaseException], bool],
 ) -> Iterator[_Seen]:
     """Yield every image's embedding and logits, encoding in micro-batches that halve when memory runs out."""
     if batch_size < 1:
@@ -319,8 +334,8 @@ def _encode_all(
             # Each photo is shrunk where it is: sizes may differ, and little is moved to the model's device.
             views = torch.cat([encoder.tagging_view(image.unsqueeze(0)) for image in chunk])
             seen = encoder.encode(views.to(model.device), maps=False, logits=True)
-        except torch.cuda.OutOfMemoryError:
-            if batch_size == 1:
+        except Exception as error:
+            if batch_size == 1 or not out_of_memory(error):
                 raise
             batch_size = math.ceil(batch_size / 2)
             continue

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from client import Prompt, RefusedError, Run, Server
 from PIL import Image
 
 from semillie_core.inference import EnhanceControls, enhance
+from semillie_core.inference.memory import working_memory
 from semillie_core.network import COMPACT, SemiLLIE
 from semillie_core.weights import bundled_models, load_model, save_model
 
@@ -144,6 +147,26 @@ def test_a_mask_keeps_the_original_where_it_is_zero(server: Server, photo: np.nd
     assert np.abs(result[:, :50] - core_result(photo)[:, :50]).max() <= 1
 
 
+@pytest.mark.parametrize("how", ["nan", "infinite", "tripled", "with a channel"])
+def test_any_mask_is_stretched_to_the_image_and_brought_into_range(server: Server, how: str) -> None:
+    prompt = graph(source=made(height=64, width=96), mask=["spoilt", 0])
+    prompt["small"] = made(height=32, width=24)
+    prompt["spoilt"] = {"class_type": "Probe_Spoil", "inputs": {"value": ["small", 1], "how": how}}
+    prompt["save"] = describe(["enhance", 0])
+    result = described(server.run(prompt), "save")
+    assert result["shape"] == [1, 64, 96, 3]
+    assert 0 <= result["min"] < result["max"] <= 1
+
+
+def test_a_small_mask_covers_its_share_of_the_image(server: Server, photo: np.ndarray) -> None:
+    prompt = graph(mask=["small", 1])
+    prompt["small"] = made(height=20, width=30)
+    (path,) = server.saved(server.run(prompt), "save")
+    result = pixels(path)
+    assert np.abs(result[:, 56:] - photo[:, 56:]).max() <= 1
+    assert np.abs(result[:, :45] - core_result(photo)[:, :45]).max() <= 1
+
+
 def test_progress_counts_frames_and_shows_them(server: Server) -> None:
     prompt = graph(source=made(batch=6))
     prompt["slow"] = {
@@ -184,6 +207,35 @@ def test_cancel_ends_within_one_frame(server: Server, tmp_path: Path) -> None:
     assert server.run(graph(source=made())).status == "execution_success", "the server must go on working"
 
 
+@pytest.mark.parametrize("steady_frames", [1, 3])
+def test_cancel_is_heard_inside_a_frame(server: Server, tmp_path: Path, steady_frames: int) -> None:
+    log = tmp_path / "blocks.txt"
+    prompt = graph(
+        source=made(batch=2, height=300, width=400),
+        tiling="off",
+        images_per_pass=2,
+        steady_frames=steady_frames,
+    )
+    prompt["slow"] = {
+        "class_type": "Probe_SlowBlocks",
+        "inputs": {"model": ["model", 0], "seconds": 1.0, "log": str(log)},
+    }
+    prompt["enhance"]["inputs"]["model"] = ["slow", 0]
+
+    def cancel() -> None:
+        while not log.exists():
+            time.sleep(0.05)
+        server.post("/interrupt", {})
+
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
+    run = server.run(prompt)
+    canceller.join()
+    assert run.status == "execution_interrupted"
+    assert log.read_text() == "a block\n"
+    server.forget()  # the network stays slow
+
+
 def test_running_out_of_memory_halves_the_tile(server: Server, tmp_path: Path) -> None:
     log = tmp_path / "passes.txt"
     prompt = graph(source=made(height=300, width=520), tiling="off")
@@ -213,7 +265,7 @@ def test_memory_that_never_suffices_is_reported(server: Server, tmp_path: Path) 
 
 
 def test_auto_tiles_only_what_would_not_fit(server: Server, tmp_path: Path) -> None:
-    for free, expected in ((2**40, 600), (160_000_000, 384), (0, 256)):
+    for free, expected in ((2**40, 600), (180_000_000, 384), (0, 256)):
         log = tmp_path / f"{free}.txt"
         prompt = graph(source=made(height=400, width=600))
         prompt["little"] = {
@@ -224,6 +276,21 @@ def test_auto_tiles_only_what_would_not_fit(server: Server, tmp_path: Path) -> N
         run = server.run(prompt)
         assert run.status == "execution_success", run.error
         assert {max(json.loads(line)[2:]) for line in log.read_text().splitlines()} == {expected}
+
+
+def test_auto_counts_what_comfyui_can_free(server: Server, tmp_path: Path) -> None:
+    log = tmp_path / "passes.txt"
+    prompt = graph(source=made(height=400, width=600))
+    prompt["full"] = {
+        "class_type": "Probe_FullUntilAsked",
+        "inputs": {"model": ["model", 0], "log": str(log)},
+    }
+    prompt["enhance"]["inputs"]["model"] = ["full", 0]
+    run = server.run(prompt)
+    assert run.status == "execution_success", run.error
+    asked, *passes = map(json.loads, log.read_text().splitlines())
+    assert asked >= working_memory(load_model(DEFAULT_MODEL).config, 400 * 600)
+    assert passes == [[1, 3, 400, 600]]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 2), ("bfloat16", 16)])
@@ -263,9 +330,12 @@ def test_bad_files_and_images_are_explained(server: Server, photo: np.ndarray) -
     assert run.status == "execution_error"
     assert re.search(r"C 1, 3 or 4", run.error)
 
-    run = server.run(graph(source=made(height=32), mask=["other", 1]) | {"other": made(height=33)})
+    prompt = graph(source=made(batch=2), mask=["masks", 0])
+    prompt["three"] = made(batch=3)
+    prompt["masks"] = {"class_type": "ImageToMask", "inputs": {"image": ["three", 0], "channel": "red"}}
+    run = server.run(prompt)
     assert run.status == "execution_error"
-    assert "mask must be" in run.error
+    assert "3 masks for 2 images" in run.error
 
 
 def test_own_checkpoints_are_listed_loaded_and_reloaded_when_swapped(

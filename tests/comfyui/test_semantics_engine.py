@@ -24,6 +24,14 @@ TAG = {
     "suffix": "",
     "images_per_pass": 1,
 }
+ENHANCE = {
+    "strength": 1.0,
+    "brightness": 0.0,
+    "saturation": 1.0,
+    "protect_highlights": 1.0,
+    "tiling": "auto",
+    "images_per_pass": 1,
+}
 BUILT_IN = "efficientnet-lite0 (built in)"
 
 
@@ -111,6 +119,43 @@ def test_a_ram_file_that_is_none_is_explained(server: Server) -> None:
     assert ("ram", "value_not_in_list") in [error[:2] for error in refused.value.errors]
 
 
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("empty", "holds no picture"),
+        ("nan", "NaN or infinite"),
+        ("infinite", "NaN or infinite"),
+        ("codes", "scale them to 0 to 1"),
+        ("integer", "uint8"),
+        ("with a channel", "C 1, 3 or 4"),
+    ],
+)
+def test_images_that_are_none_are_explained(server: Server, how: str, says: str) -> None:
+    prompt = tagging(noise(batch=2, level=1.0))
+    prompt["bad"] = {"class_type": "Probe_Spoil", "inputs": {"value": ["image", 0], "how": how}}
+    loaders = {name: prompt[name] for name in ("image", "ram", "bad")}
+    loaders["model"] = {
+        "class_type": "SemiLLIE_LoadModel",
+        "inputs": {"model_name": "semillie-compact", "dtype": "float32"},
+    }
+    good, bad = ["image", 0], ["bad", 0]
+    drift = {"ram_model": ["ram", 0], "threshold_offset": 0.0, "margin": 0.05, "exclude": ""}
+    cases = [
+        ("SemiLLIE_Enhance", {"model": ["model", 0], "image": bad, **ENHANCE}, "image"),
+        ("SemiLLIE_RAMTag", {"ram_model": ["ram", 0], "image": bad, **TAG}, "image"),
+        ("SemiLLIE_SemanticDrift", {**drift, "before": bad, "after": good}, "before"),
+        ("SemiLLIE_SemanticDrift", {**drift, "before": good, "after": bad}, "after"),
+        ("SemiLLIE_LowLightReport", {"image": bad}, "image"),
+        ("SemiLLIE_LowLightReport", {"image": good, "reference": bad}, "reference"),
+    ]
+    for node, inputs, name in cases:
+        run = server.run(
+            {**loaders, "node": {"class_type": node, "inputs": inputs}, "shown": show(["node", 0])}
+        )
+        assert run.status == "execution_error", node
+        assert run.error.startswith(name) and says in run.error, (node, run.error)
+
+
 def test_report_measures_each_photo(server: Server) -> None:
     run = server.run(
         {
@@ -129,6 +174,7 @@ def test_report_measures_each_photo(server: Server) -> None:
     assert numbers[0]["psnr"] is None
     shape = json.loads(texts(run, "histogram")[0])["shape"]
     assert shape[0] == 2 and shape[3] == 3
+    assert run.progress["report"][0] == (0, 2)
     assert run.progress["report"][-1] == (2, 2)
 
 

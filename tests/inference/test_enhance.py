@@ -47,6 +47,11 @@ def test_shape_range_and_input_survive(network, channels, size):
         assert torch.equal(result.image[:, 3], image[:, 3])
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_the_result_becomes_channels_last_without_a_copy(network, channels):
+    assert enhance(network, torch.rand(2, channels, 20, 24)).image.movedim(1, -1).is_contiguous()
+
+
 def test_chunks_of_a_batch_change_nothing(network):
     images = torch.rand(5, 3, 20, 24)
     one, two = (enhance(network, images, batch_size=n).image for n in (1, 2))
@@ -80,6 +85,14 @@ def test_mask_limits_the_change(network):
     result = enhance(network, image, mask=mask).image
     torch.testing.assert_close(result[..., :8], image[..., :8])
     assert (result[..., 8:] > 0.15).all()
+
+
+def test_mask_values_outside_the_range_are_clamped(network):
+    image = torch.rand(2, 3, 16, 16) * 0.2
+    wild = torch.rand(2, 16, 16) * 4 - 1
+    torch.testing.assert_close(
+        enhance(network, image, mask=wild).image, enhance(network, image, mask=wild.clamp(0, 1)).image
+    )
 
 
 def test_controls_do_what_they_say(network):
@@ -152,6 +165,41 @@ def test_progress_can_stop_the_work(network):
         enhance(network, torch.rand(1, 3, 200, 150), tile=128, progress=cancel)
 
 
+def test_progress_is_told_and_can_stop_while_a_clip_is_measured(network):
+    seen = []
+    clip = torch.rand(5, 3, 20, 24)
+    enhance(network, clip, steady_frames=4, batch_size=2, progress=lambda *a: seen.append(a))
+    assert [(done, total) for done, total, _ in seen] == [(0, 3)] * 3 + [(1, 3), (2, 3), (3, 3)]
+
+    def cancel(done, *_):
+        assert done == 0
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        enhance(network, clip, steady_frames=4, progress=cancel)
+
+
+def test_a_check_can_stop_the_work_inside_a_frame_and_leaves_no_trace(network):
+    image, calls = torch.rand(1, 3, 40, 48), []
+    plain = enhance(network, image)
+    checked = enhance(network, image, check=lambda: calls.append(1))
+    assert all(torch.equal(one, two) for one, two in zip(plain, checked, strict=True))
+    assert len(calls) > 10
+
+    remaining = iter(range(len(calls) // 2))
+
+    def stop():
+        if next(remaining, None) is None:
+            raise InterruptedError
+
+    def finished(*_):
+        raise AssertionError
+
+    with pytest.raises(InterruptedError):
+        enhance(network, image, check=stop, progress=finished)
+    assert not any(module._forward_pre_hooks for module in network.modules())
+
+
 def test_out_of_memory_halves_the_tile_and_goes_on(network, monkeypatch):
     forward = SemiLLIE.forward
     sizes = []
@@ -194,7 +242,9 @@ def test_other_errors_pass_through(network, monkeypatch):
         (torch.rand(0, 3, 8, 8), {}, "empty"),
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), {}, "floating-point"),
         (torch.full((1, 3, 8, 8), torch.nan), {}, "NaN"),
-        (torch.rand(1, 3, 8, 8), {"mask": torch.rand(1, 4, 8)}, "mask"),
+        (torch.rand(1, 3, 8, 8), {"mask": torch.rand(1, 4, 8)}, r"mask must be \(1, 8, 8\), got \(1, 4, 8\)"),
+        (torch.rand(3, 3, 8, 8), {"mask": torch.rand(2, 8, 8)}, r"mask must be \(1, 8, 8\) or \(3, 8, 8\)"),
+        (torch.rand(1, 3, 8, 8), {"mask": torch.full((1, 8, 8), torch.nan)}, "mask holds NaN"),
         (torch.rand(1, 3, 8, 8), {"tile": 16}, "tile"),
         (torch.rand(1, 3, 8, 8), {"batch_size": 0}, "batch_size"),
     ],
@@ -240,6 +290,31 @@ def test_photos_that_are_lit_well_stay_as_they_are(network):
     window = dark.clone()
     window[..., :8, :10] = 1.0
     assert torch.equal(enhance(network, window).image, enhance(network, window, controls=plain).image)
+
+
+def test_brightness_and_saturation_act_on_photos_that_are_kept(network):
+    bright = torch.rand(1, 3, 20, 30) * 0.2 + torch.tensor([0.5, 0.4, 0.3]).view(1, 3, 1, 1)
+    assert torch.equal(enhance(network, bright).image, bright)
+
+    def with_controls(**controls):
+        return enhance(network, bright, controls=EnhanceControls(**controls)).image
+
+    torch.testing.assert_close(with_controls(brightness=1.0), expose(bright, 1.0))
+    torch.testing.assert_close(with_controls(saturation=0.0), luma(bright).expand_as(bright))
+    torch.testing.assert_close(
+        with_controls(brightness=1.0, strength=0.5), (bright + expose(bright, 1.0)) / 2
+    )
+    assert torch.equal(with_controls(brightness=1.0, saturation=2.0, strength=0.0), bright)
+
+
+def test_the_illumination_is_one_where_nothing_needed_brightening(network):
+    dark, between, bright = (torch.full((1, 3, 20, 30), value) for value in (0.1, 0.22, 0.4))
+    batch = torch.cat([dark, between, bright])
+    light = enhance(network, batch).illumination
+    forced = enhance(network, batch, controls=EnhanceControls(keep_well_lit=False)).illumination
+    torch.testing.assert_close(light[0], forced[0])
+    assert (forced[1] < light[1]).all() and (light[1] < 1).all()
+    assert (light[2] == 1).all() and (forced[2] < 1).all()
 
 
 def test_tiles_share_the_judgement_of_their_frame(network):

@@ -129,6 +129,16 @@ def test_bad_input_is_named():
         histogram_image(torch.rand(1, 3, 8, 8))
 
 
+def test_a_check_can_stop_the_work_between_measurements():
+    photo, calls = torch.rand(1, 3, 200, 200), []
+    checked = low_light_report(photo, photo, check=lambda: calls.append(1))
+    assert checked == low_light_report(photo, photo)
+    # Brightness, noise, colour cast, NIQE, PSNR, colour difference, LOE, SSIM.
+    assert len(calls) == 8
+    with pytest.raises(KeyboardInterrupt):
+        low_light_report(photo, check=lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+
+
 def test_reports_are_frozen():
     report = low_light_report(scene())[0]
     assert isinstance(report, LowLightReport)

@@ -69,7 +69,8 @@ def _text(model: SemanticModel, **options) -> str:
         ({"sort": "list"}, "cat, dog, Street Art"),
         ({"sort": "list", "separator": " | "}, "cat | dog | Street Art"),
         ({"threshold_offset": -0.05}, "Street Art, cat, dog, car, cat food"),
-        ({"threshold_offset": -1.0}, "cat, dog, cat food, Street Art, car"),
+        # At the floor, a quarter of each threshold.
+        ({"threshold_offset": -1.0}, "Street Art, car, cat, dog, cat food"),
         ({"threshold_offset": 0.2}, "Street Art"),
         ({"threshold_mode": "flat", "flat_threshold": 0.65}, "street light, Street Art, car"),
         ({"exclude": "CAT*"}, "Street Art, dog"),
@@ -141,25 +142,52 @@ def test_extreme_shapes_with_the_bundled_model() -> None:
     assert len(results) == 3
 
 
-def test_memory_pressure_halves_the_batch(stub) -> None:
+class _OutOfRoomError(Exception):
+    """What some device says when memory is full."""
+
+
+@pytest.mark.parametrize(
+    ("error", "options"),
+    [
+        (torch.OutOfMemoryError("too many"), {}),
+        (RuntimeError("MPS backend out of memory"), {}),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), {}),
+        (_OutOfRoomError("no room"), {"out_of_memory": lambda error: isinstance(error, _OutOfRoomError)}),
+    ],
+)
+def test_memory_pressure_halves_the_batch(stub, error: Exception, options: dict) -> None:
     encode = stub.encoder.encode
 
-    def limited(image: Tensor, **options: bool) -> SemanticFeatures:
+    def limited(image: Tensor, **keywords: bool) -> SemanticFeatures:
         if len(image) > 2:
-            raise torch.cuda.OutOfMemoryError("too many")
-        return encode(image, **options)
+            raise error
+        return encode(image, **keywords)
 
     stub.encoder.encode = limited
     images = torch.stack([_image(*_PROBABILITIES)] * 7)
-    assert len(tag_images(stub, images, batch_size=7)) == 7
+    assert len(tag_images(stub, images, batch_size=7, **options)) == 7
     assert stub.encoder.batches == [2, 2, 2, 1]
+    assert len(semantic_drift(stub, images[:2], images[:2], batch_size=4, **options)) == 2
 
-    def hopeless(image: Tensor, **options: bool) -> SemanticFeatures:
-        raise torch.cuda.OutOfMemoryError("no room at all")
+    def hopeless(image: Tensor, **_: bool) -> SemanticFeatures:
+        raise error
 
     stub.encoder.encode = hopeless
-    with pytest.raises(torch.cuda.OutOfMemoryError, match="no room"):
-        tag_images(stub, images, batch_size=7)
+    with pytest.raises(type(error)):
+        tag_images(stub, images, batch_size=7, **options)
+
+
+def test_other_errors_are_not_taken_for_full_memory(stub) -> None:
+    sizes = []
+
+    def broken(image: Tensor, **_: bool) -> SemanticFeatures:
+        sizes.append(len(image))
+        raise RuntimeError("something else")
+
+    stub.encoder.encode = broken
+    with pytest.raises(RuntimeError, match="something else"):
+        tag_images(stub, torch.stack([_image(*_PROBABILITIES)] * 4), batch_size=4)
+    assert sizes == [4]
 
 
 def test_interruption_passes_through(stub) -> None:
@@ -250,6 +278,18 @@ def test_exclusive_classes_compete() -> None:
     (result,) = tag_images(model, _image(0.2, 0.75, 0.05)[None])
     assert result.text == "b, a"
     assert [tag.probability for tag in result.tags] == pytest.approx([0.75, 0.2])
+
+
+def test_an_offset_never_reports_every_class() -> None:
+    photo = torch.rand(1, 3, 60, 80)
+    model = load_efficientnet_lite0()
+    for offset in (-0.1, -1.0):
+        options = TagOptions(threshold_offset=offset)
+        (result,) = tag_images(model, photo, options)
+        assert all(tag.probability > 0.025 for tag in result.tags)
+        (report,) = semantic_drift(model, photo, photo * 0.1, options)
+        assert len(report.kept + report.lost + report.gained) <= 2 * 40
+    assert (TagOptions(threshold_offset=-1.0).thresholds(ram_vocabulary()) > 0.1).all()
 
 
 @pytest.mark.parametrize(

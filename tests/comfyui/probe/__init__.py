@@ -67,6 +67,31 @@ class MakeImage(io.ComfyNode):
         return io.NodeOutput(image, mask)
 
 
+class Spoil(io.ComfyNode):
+    """An image or mask as no node should give it."""
+
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="Probe_Spoil",
+            inputs=[io.MultiType.Input("value", [io.Image, io.Mask]), io.String.Input("how")],
+            outputs=[io.AnyType.Output()],
+        )
+
+    @classmethod
+    def execute(cls, value, how):
+        spoilt = {
+            "empty": lambda: value[:0],
+            "nan": lambda: value.where(torch.rand(value.shape) > 0.1, torch.nan),
+            "infinite": lambda: value.where(torch.rand(value.shape) > 0.1, torch.inf),
+            "tripled": lambda: value * 3,
+            "codes": lambda: value * 255,
+            "integer": lambda: (value * 255).to(torch.uint8),
+            "with a channel": lambda: value.unsqueeze(1),
+        }
+        return io.NodeOutput(spoilt[how]())
+
+
 class SlowModel(io.ComfyNode):
     """Every forward pass takes ``seconds`` longer and is written to ``log``."""
 
@@ -87,6 +112,31 @@ class SlowModel(io.ComfyNode):
             time.sleep(seconds)
 
         return _handicapped(model, before)
+
+
+class SlowBlocks(io.ComfyNode):
+    """Every block of a network takes ``seconds`` longer and is written to ``log``."""
+
+    @classmethod
+    def define_schema(cls):
+        model = io.Custom("SEMILLIE_MODEL")
+        return io.Schema(
+            node_id="Probe_SlowBlocks",
+            inputs=[model.Input("model"), io.Float.Input("seconds"), io.String.Input("log")],
+            outputs=[model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, seconds, log):
+        def before(*_):
+            with Path(log).open("a") as sink:
+                sink.write("a block\n")
+            time.sleep(seconds)
+
+        for block in model.patcher.model.modules():
+            if type(block).__name__ == "StateSpaceBlock":
+                block.register_forward_pre_hook(before)
+        return io.NodeOutput(model)
 
 
 class SmallMemory(io.ComfyNode):
@@ -141,9 +191,39 @@ class LittleFree(io.ComfyNode):
         return _handicapped(model, before)
 
 
+class FullUntilAsked(io.ComfyNode):
+    """Memory is full until ComfyUI is asked for room; then it is free. ``log`` has the request, then the passes."""
+
+    @classmethod
+    def define_schema(cls):
+        model = io.Custom("SEMILLIE_MODEL")
+        return io.Schema(
+            node_id="Probe_FullUntilAsked",
+            inputs=[model.Input("model"), io.String.Input("log")],
+            outputs=[model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, log):
+        mm = comfy.model_management
+        load, free = mm.load_models_gpu, mm.get_free_memory
+
+        def write(line):
+            with Path(log).open("a") as sink:
+                sink.write(f"{line}\n")
+
+        def loading(models, memory_required=0, **options):
+            mm.load_models_gpu, mm.get_free_memory = load, free
+            write(int(memory_required))
+            return load(models, memory_required=memory_required, **options)
+
+        mm.load_models_gpu, mm.get_free_memory = loading, lambda *_, **__: 0
+        return _handicapped(model, lambda _, inputs: write(list(inputs[0].shape)))
+
+
 class Probes(ComfyExtension):
     async def get_node_list(self):
-        return [Describe, MakeImage, SlowModel, SmallMemory, LittleFree]
+        return [Describe, MakeImage, Spoil, SlowModel, SlowBlocks, SmallMemory, LittleFree, FullUntilAsked]
 
 
 async def comfy_entrypoint():
