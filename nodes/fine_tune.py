@@ -158,7 +158,7 @@ class FineTune(io.ComfyNode):
         # Here, because nothing else in a graph needs the trainer.
         from ..semillie_core.training import FineTuneOptions, fine_tune
 
-        before, after = _photos(pairs_before), _photos(pairs_after)
+        before, after = _photos("pairs_before", pairs_before), _photos("pairs_after", pairs_after)
         if len(before) != len(after):
             raise ValueError(
                 f"pairs_before has {len(before)} images and pairs_after {len(after)}: connect as many to each, in the "
@@ -169,7 +169,7 @@ class FineTune(io.ComfyNode):
             mm.in_training = True
             result = fine_tune(
                 model[0].model,
-                _photos(dark_images),
+                _photos("dark_images", dark_images),
                 _folders.output_folder() / RUNS,
                 pairs=list(zip(before, after, strict=True)),
                 options=FineTuneOptions(
@@ -197,9 +197,13 @@ class FineTune(io.ComfyNode):
         )
 
 
-def _photos(batches: list[Tensor] | None) -> list[Tensor]:
-    """All images of all batches, each ``(3, H, W)``."""
-    return [image for batch in batches or [] for image in _runtime.colour(batch)]
+def _photos(name: str, batches: list[Tensor] | None) -> list[Tensor]:
+    """All images of an input's batches, each ``(3, H, W)``."""
+    photos: list[Tensor] = []
+    for batch in batches or []:
+        _runtime.check_images(name, batch)
+        photos += _runtime.colour(batch)
+    return photos
 
 
 def _mean(values: list[float]) -> float:
