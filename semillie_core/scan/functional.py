@@ -144,7 +144,7 @@ def selective_scan_2d(
 
     dtype = _compute_dtype(x, x_proj_weight, dt_projs_weight, A_logs)
     with full_precision(x.device):
-        A = -torch.exp(A_logs.to(dtype))
+        A = -torch.exp(_prepare(A_logs, dtype))
         y = run_scan_2d(
             _prepare(x, dtype),
             _prepare(x_proj_weight, dtype),

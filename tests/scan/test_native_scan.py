@@ -29,10 +29,16 @@ def assert_close(actual, expected, tolerance=3e-6):
 
 
 def run_2d(inputs, grad_y):
-    leaves = [t.detach().clone().requires_grad_() for t in inputs]
+    # No clone, which would be contiguous.
+    leaves = [t.detach().requires_grad_() for t in inputs]
     y = selective_scan_2d(*leaves, backend="native")
     y.backward(grad_y)
     return [y.detach(), *(t.grad for t in leaves)]
+
+
+def reversed_in_memory(t):
+    """The same values, the first axis with the smallest stride."""
+    return t.permute(*range(t.dim() - 1, -1, -1)).contiguous().permute(*range(t.dim() - 1, -1, -1))
 
 
 def check_2d(reference, inputs):
@@ -142,12 +148,35 @@ def test_1d_matches_the_recurrence(
 def test_takes_inputs_and_gradients_that_are_not_contiguous(scan_2d_inputs):
     inputs = scan_2d_inputs(2, 6, 5, 8, 4, 2, dtype=torch.float32)
     grad_y = torch.randn(2, 5, 6, 8)
-    strided = [t.repeat_interleave(2, -1)[..., ::2] for t in inputs]
-    for actual, expected in zip(
-        run_2d(strided, grad_y.transpose(1, 2)),
-        run_2d(inputs, grad_y.transpose(1, 2).contiguous()),
-        strict=True,
+    # Results computed from a tensor whose axes are in another order in memory inherit that order.
+    for strided in (
+        [t.repeat_interleave(2, -1)[..., ::2] for t in inputs],
+        [reversed_in_memory(t) for t in inputs],
     ):
+        assert not any(t.is_contiguous() for t in strided if t.dim() > 1)
+        for actual, expected in zip(
+            run_2d(strided, grad_y.transpose(1, 2)),
+            run_2d(inputs, grad_y.transpose(1, 2).contiguous()),
+            strict=True,
+        ):
+            assert torch.equal(actual, expected)
+
+
+def test_takes_1d_inputs_and_gradients_that_are_not_contiguous():
+    g = torch.Generator().manual_seed(0)
+    shapes = ((2, 6, 9), (2, 6, 9), (6, 3), (2, 2, 3, 9), (2, 2, 3, 9), (6,), (6,))
+    inputs = [torch.randn(shape, generator=g) for shape in shapes]
+    gradients = torch.randn(2, 6, 9, generator=g), torch.randn(2, 6, 3, generator=g)
+
+    def run(transform):
+        leaves = [t.clone().requires_grad_() for t in inputs]
+        outputs = selective_scan(
+            *map(transform, leaves), delta_softplus=True, return_last_state=True, backend="native"
+        )
+        torch.autograd.backward(outputs, [transform(t) for t in gradients])
+        return [*(t.detach() for t in outputs), *(t.grad for t in leaves)]
+
+    for actual, expected in zip(run(reversed_in_memory), run(lambda t: t), strict=True):
         assert torch.equal(actual, expected)
 
 
