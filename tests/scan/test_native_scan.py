@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import threading
+import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +195,43 @@ def test_results_do_not_depend_on_threads_or_repetition(scan_2d_inputs, monkeypa
         runs.append([y, *saved, *native.scan_2d_backward(grad_y, *arguments, saved)])
     for run in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
+
+
+def test_an_interruption_waits_for_the_helpers_even_if_it_is_repeated(monkeypatch):
+    begun, finished, main = [], [], threading.get_ident()
+    helper_works = threading.Event()
+
+    def interrupted(_problem, item):
+        begun.append(item)
+        if threading.get_ident() == main:
+            assert helper_works.wait(10)
+            raise KeyboardInterrupt("first")
+        helper_works.set()
+        time.sleep(0.5)
+        finished.append(item)
+        return 0
+
+    def wait_interrupted(futures):
+        monkeypatch.setattr(native, "wait", wait)
+        raise KeyboardInterrupt("second")
+
+    wait = native.wait
+    monkeypatch.setattr(native, "wait", wait_interrupted)
+    with pytest.raises(KeyboardInterrupt, match="second"):
+        native._run(interrupted, native._Scan(), items=100, threads=2)
+    assert len(begun) == 2 and len(finished) == 1
+    time.sleep(0.1)
+    assert len(begun) == 2
+
+
+def test_memory_of_a_scan_lives_as_long_as_a_helper_may_use_it():
+    problem, tensor = native._Scan(), torch.ones(3)
+    native._point(problem, {"u": tensor})
+    alive = weakref.ref(tensor)
+    del tensor
+    assert alive() is not None
+    del problem
+    assert alive() is None
 
 
 def test_extreme_steps_are_right(scan_reference, instruction_set):
