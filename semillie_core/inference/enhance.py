@@ -19,6 +19,13 @@ from .tiling import plan_tiles
 MINIMUM_TILE = 128
 """Smallest tile edge, in pixels, that running out of memory falls back to."""
 
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",  # the CPU, Linux and macOS
+    "not enough memory",  # the CPU, Windows
+    "not enough GPU video memory",  # DirectML
+)
+
 Progress = Callable[[int, int, Tensor | None], None]
 """Called as ``progress(done, total, preview)`` after each tile; ``preview`` is a finished image ``(C, H, W)`` or
 ``None``. An exception it raises stops the work and passes through."""
@@ -36,9 +43,8 @@ class Enhancement(NamedTuple):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that an allocation failed."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        and ("out of memory" in str(error) or "can't allocate memory" in str(error))
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(said in str(error) for said in _OUT_OF_MEMORY)
     )
 
 
