@@ -133,7 +133,7 @@ def explain(photo: Path, error: Exception) -> str:
 
     if isinstance(error, PhotoError):
         return str(error)
-    if isinstance(error, MemoryError) or is_out_of_memory(error):
+    if is_out_of_memory(error):
         return f"{photo} needs more memory than there is. Try --tile 256."
     if isinstance(error, OSError):
         return f"{photo}: {error}"

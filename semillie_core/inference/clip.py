@@ -6,11 +6,10 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..network import SemiLLIE
-from ..network.thumbnail import FrameIllumination
+from ..network.thumbnail import FrameIllumination, average_areas
 from .controls import darkness
 
 CUT = 0.4
@@ -78,7 +77,7 @@ def measure_light(network: SemiLLIE, frames: Tensor) -> FrameLight:
         illumination.log_gain.mean((2, 3)),
         illumination.features.mean((2, 3)),
         darkness(frames),
-        F.adaptive_avg_pool2d(frames, _GRID),
+        average_areas(frames, (_GRID, _GRID)),
     )
     return FrameLight(*(value.float().cpu() for value in values))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..precision import full_precision
 from .blocks import BlockSequence, PointwiseConv, convolve, to_image, to_tokens
 from .config import SemiLLIEConfig
 
@@ -66,8 +66,43 @@ def make_thumbnail(frame: Tensor, long_side: int) -> Tensor:
     scale = long_side / max(height, width)
     if scale >= 1:
         return frame
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    return F.interpolate(frame, size, mode="area")
+    return average_areas(frame, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
+# Matrix products instead of PyTorch's pooling and sampling, which Apple GPUs do not offer for all sizes and borders.
+
+
+def average_areas(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average over ``size`` areas of an image, as ``F.adaptive_avg_pool2d`` cuts it.
+
+    Args:
+        image: ``(B, C, H, W)``, finite.
+        size: Rows and columns of the result, ``(h, w)``; where it is larger than the image, pixels are repeated.
+
+    Returns:
+        ``(B, C, h, w)`` in the image's dtype; computed in float32 at least.
+    """
+    dtype = torch.promote_types(image.dtype, torch.float32)
+    down, across = (
+        _area_weights(length, cells, dtype).to(image.device)
+        for length, cells in zip(image.shape[2:], size, strict=True)
+    )
+    with full_precision(image.device):
+        exact = image.to(dtype)
+        if exact.is_contiguous(memory_format=torch.channels_last):
+            # Whole rows, so that the image is not copied into another order.
+            lines = down @ to_tokens(exact).flatten(2)
+            shrunk = to_image(lines.reshape(*lines.shape[:2], image.shape[3], image.shape[1])) @ across.t()
+        else:
+            shrunk = down @ exact @ across.t()
+    return shrunk.to(image.dtype)
+
+
+def _area_weights(length: int, cells: int, dtype: torch.dtype) -> Tensor:
+    """What each of ``length`` pixels gives to the average over each of some cells, ``(cells, length)`` on the CPU."""
+    cell, pixel = torch.arange(cells)[:, None], torch.arange(length)
+    start, end = cell * length // cells, ((cell + 1) * length + cells - 1) // cells
+    return ((pixel >= start) & (pixel < end)).to(dtype) / (end - start)
 
 
 def full_frame(image: Tensor) -> Tensor:
@@ -91,19 +126,22 @@ def sample_region(grid: Tensor, region: Tensor, size: tuple[int, int], stride: i
     # Half precision cannot tell the pixels of a photo apart by their coordinates.
     dtype = torch.promote_types(grid.dtype, torch.float32)
 
-    def centres(start: Tensor, extent: Tensor, pixels: int) -> Tensor:
+    def weights(start: Tensor, extent: Tensor, pixels: int, nodes: int) -> Tensor:
+        """What each node of the map gives to each cell along one axis, ``(B, cells, nodes)``."""
         cells = torch.arange((pixels + stride - 1) // stride, device=grid.device, dtype=dtype)
         steps = (cells + 0.5) * stride / pixels
-        return 2 * (start[:, None] + extent[:, None] * steps) - 1
+        centres = (start[:, None] + extent[:, None] * steps) * nodes - 0.5
+        # Beyond the outermost nodes their value goes on.
+        nearest = torch.arange(nodes, device=grid.device, dtype=dtype)
+        return (1 - (centres.clamp(0, nodes - 1)[..., None] - nearest).abs()).clamp(min=0)
 
     region = region.to(dtype)
-    rows = centres(region[:, 0], region[:, 2], size[0])
-    columns = centres(region[:, 1], region[:, 3], size[1])
-    shape = (grid.shape[0], rows.shape[1], columns.shape[1])
-    points = torch.stack([columns[:, None, :].expand(shape), rows[:, :, None].expand(shape)], dim=-1)
-    sampled = F.grid_sample(
-        grid.to(dtype), points, mode="bilinear", padding_mode="border", align_corners=False
-    )
+    batch, channels, height, width = grid.shape
+    rows = weights(region[:, 0], region[:, 2], size[0], height)
+    columns = weights(region[:, 1], region[:, 3], size[1], width)
+    with full_precision(grid.device):
+        lines = grid.to(dtype).flatten(1, 2) @ columns.transpose(1, 2)
+        sampled = rows[:, None] @ lines.view(batch, channels, height, -1)
     return sampled.to(grid.dtype)
 
 

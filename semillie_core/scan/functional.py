@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..precision import full_precision
 from .operators import run_scan, run_scan_2d
 
 DIRECTIONS = 4
@@ -77,7 +78,7 @@ def selective_scan(
             raise ValueError(f"{name} must be (channels={channels},), got {tuple(vector.shape)}.")
 
     dtype = _compute_dtype(u, delta, A, B, C)
-    with torch.autocast(u.device.type, enabled=False):
+    with full_precision(u.device):
         y, last_state = run_scan(
             _prepare(u, dtype),
             _prepare(delta, dtype),
@@ -142,8 +143,8 @@ def selective_scan_2d(
             raise ValueError(f"{name} must be {shape} for x {tuple(x.shape)}, got {tuple(tensor.shape)}.")
 
     dtype = _compute_dtype(x, x_proj_weight, dt_projs_weight, A_logs)
-    with torch.autocast(x.device.type, enabled=False):
-        A = -torch.exp(A_logs.to(dtype))
+    with full_precision(x.device):
+        A = -torch.exp(_prepare(A_logs, dtype))
         y = run_scan_2d(
             _prepare(x, dtype),
             _prepare(x_proj_weight, dtype),

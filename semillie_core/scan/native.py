@@ -13,7 +13,7 @@ import importlib
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any
 
@@ -76,6 +76,8 @@ class _Scan(ctypes.Structure):
             )
         ),
     )
+    tensors: Mapping[str, Tensor | None]
+    """What the pointers point to: whoever holds the structure keeps it alive."""
 
 
 @cache
@@ -402,12 +404,17 @@ def _backward(problem: _Scan, tensors: Mapping[str, Tensor | None], *, items: in
 
 
 def _point(problem: _Scan, tensors: Mapping[str, Tensor | None]) -> None:
+    problem.tensors = tensors
     for name, tensor in tensors.items():
         setattr(problem, name, None if tensor is None else tensor.data_ptr())
 
 
 def _run(function: Any, problem: _Scan, items: int, threads: int) -> None:
-    """Call ``function(problem, item)`` for every item; the GIL is free during each call."""
+    """Call ``function(problem, item)`` for every item; the GIL is free during each call.
+
+    An exception that a signal handler raises in between, such as ``KeyboardInterrupt``, passes through once no thread
+    works on the problem any more.
+    """
     reference = ctypes.byref(problem)
     counter = itertools.count()
 
@@ -420,13 +427,30 @@ def _run(function: Any, problem: _Scan, items: int, threads: int) -> None:
         return True
 
     helpers = min(threads, items) - 1
-    pending = [_pool(os.getpid(), threads).submit(work) for _ in range(helpers)] if helpers > 0 else []
-    done = work()
-    wait(pending)
+    pending: list[Future[bool]] = []
+    try:
+        for _ in range(helpers):
+            pending.append(_pool(os.getpid(), threads).submit(work))
+        done = work()
+    finally:
+        items = 0  # Nothing more is handed out.
+        _wait_for_all(pending)
     if not (done and all(future.result() for future in pending)):
         raise MemoryError(
             "The selective scan could not allocate its scratch memory (below 1 MiB per thread)."
         )
+
+
+def _wait_for_all(pending: Sequence[Future[bool]]) -> None:
+    """Wait until all are done, then raise what interrupted the waiting."""
+    interruption: BaseException | None = None
+    while not all(future.done() for future in pending):
+        try:
+            wait(pending)
+        except BaseException as error:
+            interruption = error
+    if interruption is not None:
+        raise interruption
 
 
 @cache

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semillie_core.inference import NETWORK_ALONE, EnhanceControls, enhance
+from semillie_core.inference import NETWORK_ALONE, EnhanceControls, enhance, is_out_of_memory
 from semillie_core.inference.clip import average_in_shots, find_shots
 from semillie_core.inference.controls import HIGHLIGHT_CEILING, darkness, expose, luma
 from semillie_core.inference.tiling import plan_tiles
@@ -223,6 +223,24 @@ def test_out_of_memory_halves_the_tile_and_goes_on(network, monkeypatch):
     )
     with pytest.raises(torch.OutOfMemoryError):
         enhance(network, image)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes."), True),
+        (RuntimeError("Could not allocate tensor. There is not enough GPU video memory available!"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+        (KeyboardInterrupt(), False),
+    ],
+)
+def test_failed_allocations_are_told_from_other_errors(error, expected):
+    assert is_out_of_memory(error) is expected
 
 
 def test_other_errors_pass_through(network, monkeypatch):

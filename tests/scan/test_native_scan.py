@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import threading
+import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +32,16 @@ def assert_close(actual, expected, tolerance=3e-6):
 
 
 def run_2d(inputs, grad_y):
-    leaves = [t.detach().clone().requires_grad_() for t in inputs]
+    # No clone, which would be contiguous.
+    leaves = [t.detach().requires_grad_() for t in inputs]
     y = selective_scan_2d(*leaves, backend="native")
     y.backward(grad_y)
     return [y.detach(), *(t.grad for t in leaves)]
+
+
+def reversed_in_memory(t):
+    """The same values, the first axis with the smallest stride."""
+    return t.permute(*range(t.dim() - 1, -1, -1)).contiguous().permute(*range(t.dim() - 1, -1, -1))
 
 
 def check_2d(reference, inputs):
@@ -142,12 +151,35 @@ def test_1d_matches_the_recurrence(
 def test_takes_inputs_and_gradients_that_are_not_contiguous(scan_2d_inputs):
     inputs = scan_2d_inputs(2, 6, 5, 8, 4, 2, dtype=torch.float32)
     grad_y = torch.randn(2, 5, 6, 8)
-    strided = [t.repeat_interleave(2, -1)[..., ::2] for t in inputs]
-    for actual, expected in zip(
-        run_2d(strided, grad_y.transpose(1, 2)),
-        run_2d(inputs, grad_y.transpose(1, 2).contiguous()),
-        strict=True,
+    # Results computed from a tensor whose axes are in another order in memory inherit that order.
+    for strided in (
+        [t.repeat_interleave(2, -1)[..., ::2] for t in inputs],
+        [reversed_in_memory(t) for t in inputs],
     ):
+        assert not any(t.is_contiguous() for t in strided if t.dim() > 1)
+        for actual, expected in zip(
+            run_2d(strided, grad_y.transpose(1, 2)),
+            run_2d(inputs, grad_y.transpose(1, 2).contiguous()),
+            strict=True,
+        ):
+            assert torch.equal(actual, expected)
+
+
+def test_takes_1d_inputs_and_gradients_that_are_not_contiguous():
+    g = torch.Generator().manual_seed(0)
+    shapes = ((2, 6, 9), (2, 6, 9), (6, 3), (2, 2, 3, 9), (2, 2, 3, 9), (6,), (6,))
+    inputs = [torch.randn(shape, generator=g) for shape in shapes]
+    gradients = torch.randn(2, 6, 9, generator=g), torch.randn(2, 6, 3, generator=g)
+
+    def run(transform):
+        leaves = [t.clone().requires_grad_() for t in inputs]
+        outputs = selective_scan(
+            *map(transform, leaves), delta_softplus=True, return_last_state=True, backend="native"
+        )
+        torch.autograd.backward(outputs, [transform(t) for t in gradients])
+        return [*(t.detach() for t in outputs), *(t.grad for t in leaves)]
+
+    for actual, expected in zip(run(reversed_in_memory), run(lambda t: t), strict=True):
         assert torch.equal(actual, expected)
 
 
@@ -163,6 +195,43 @@ def test_results_do_not_depend_on_threads_or_repetition(scan_2d_inputs, monkeypa
         runs.append([y, *saved, *native.scan_2d_backward(grad_y, *arguments, saved)])
     for run in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
+
+
+def test_an_interruption_waits_for_the_helpers_even_if_it_is_repeated(monkeypatch):
+    begun, finished, main = [], [], threading.get_ident()
+    helper_works = threading.Event()
+
+    def interrupted(_problem, item):
+        begun.append(item)
+        if threading.get_ident() == main:
+            assert helper_works.wait(10)
+            raise KeyboardInterrupt("first")
+        helper_works.set()
+        time.sleep(0.5)
+        finished.append(item)
+        return 0
+
+    def wait_interrupted(futures):
+        monkeypatch.setattr(native, "wait", wait)
+        raise KeyboardInterrupt("second")
+
+    wait = native.wait
+    monkeypatch.setattr(native, "wait", wait_interrupted)
+    with pytest.raises(KeyboardInterrupt, match="second"):
+        native._run(interrupted, native._Scan(), items=100, threads=2)
+    assert len(begun) == 2 and len(finished) == 1
+    time.sleep(0.1)
+    assert len(begun) == 2
+
+
+def test_memory_of_a_scan_lives_as_long_as_a_helper_may_use_it():
+    problem, tensor = native._Scan(), torch.ones(3)
+    native._point(problem, {"u": tensor})
+    alive = weakref.ref(tensor)
+    del tensor
+    assert alive() is not None
+    del problem
+    assert alive() is None
 
 
 def test_extreme_steps_are_right(scan_reference, instruction_set):

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from semillie_core.precision import full_precision
 from semillie_core.scan import (
     BACKEND_ENV,
     available_backends,
@@ -148,6 +149,29 @@ def test_half_precision_is_computed_in_float32(scan_2d_inputs, scan_2d_reference
     assert y.dtype == torch.bfloat16
     expected = scan_2d_reference(*(t.float() for t in half))
     torch.testing.assert_close(y.float(), expected.bfloat16().float(), atol=0.05, rtol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["privateuseone", "vulkan", "meta", "cpu"])
+def test_devices_without_autocast_are_no_error(kind):
+    with full_precision(torch.device(kind)):
+        pass
+
+
+def test_shapes_are_found_without_data(scan_2d_inputs):
+    inputs = [t.to("meta") for t in scan_2d_inputs(2, 5, 4, 3, 2, 1, dtype=torch.float32)]
+    assert selective_scan_2d(*inputs, backend="chunked").shape == (2, 5, 4, 3)
+
+
+def test_autocast_does_not_reach_the_scan(scan_2d_inputs):
+    inputs = scan_2d_inputs(1, 5, 4, 3, 2, 1, dtype=torch.float32)
+    expected = selective_scan_2d(*inputs, backend="chunked")
+    run = torch.compile(selective_scan_2d, backend="aot_eager", fullgraph=True)
+    for function in (selective_scan_2d, run):
+        torch.testing.assert_close(function(*inputs, backend="chunked"), expected)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.is_autocast_enabled("cpu")
+            torch.testing.assert_close(function(*inputs, backend="chunked"), expected)
+            assert torch.is_autocast_enabled("cpu")
 
 
 def test_is_deterministic(scan_2d_inputs):
