@@ -235,7 +235,7 @@ class TrainingData:
             if self.config.light_colour_jitter:
                 low, high = recolour(low, high, self.config.light_colour_jitter, generator)
             window, region = self._window(low, crop, generator)
-            samples.append((low[window], high[window], self._shrink(low, shape), region))
+            samples.append((low[window], high[window], self._shrink(low, shape, place), region))
         return Batch(*(torch.stack(column) for column in zip(*samples, strict=True)))
 
     def unpaired(self, step: int, size: int, crop: int, slots: Sequence[int] | None = None) -> UnpairedBatch:
@@ -273,8 +273,8 @@ class TrainingData:
                 (
                     weak[window],
                     view.of_crop(strong[window], generator),
-                    self._shrink(weak, shape),
-                    self._shrink(strong, shape),
+                    self._shrink(weak, shape, place),
+                    self._shrink(strong, shape, place),
                     region,
                     pseudo,
                     torch.tensor(label is not None),
@@ -378,13 +378,14 @@ class TrainingData:
         region = [top / height, left / width, edges[0] / height, edges[1] / width]
         return window, torch.tensor(region)
 
-    def _shrink(self, image: Tensor, shape: tuple[int, int]) -> Tensor:
+    def _shrink(self, image: Tensor, shape: tuple[int, int], place: _Placement) -> Tensor:
         """A frame's thumbnail; all frames of a batch get the same size."""
         if not self.thumbnail:
             return image.new_zeros(3, 1, 1)
         scale = min(1.0, self.thumbnail / max(shape))
         size = [max(1, round(edge * scale)) for edge in shape]
-        if image.shape[1] > image.shape[2]:
+        # Not by the frame's own proportions: a square one fits a batch of either orientation.
+        if place.turned:
             size.reverse()
         return F.interpolate(image[None], size, mode="area")[0]
 

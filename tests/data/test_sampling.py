@@ -111,6 +111,20 @@ def test_crops_and_references_lie_on_the_same_place(folder):
         assert max(batch.thumbnail.shape[2:]) <= 16
 
 
+def test_photos_of_mixed_proportions_share_a_batch(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, size in (("wide", (400, 600)), ("square", (256, 256))):
+        for side in ("low", "high"):
+            write(tmp_path / side / f"{name}.png", rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+    low, high = str(tmp_path / "low"), str(tmp_path / "high")
+    data = TrainingData(DataConfig((SourceConfig(low, high),), unpaired=(UnpairedConfig(low),)), 0, 64)
+    shapes = set()
+    for step in range(12):
+        for thumbnail in (data.paired(step, 4, 256).thumbnail, data.unpaired(step, 4, 256).weak_thumbnail):
+            shapes.add(tuple(thumbnail.shape[2:]))
+    assert {(43, 64), (64, 43)} <= shapes
+
+
 def test_both_views_of_an_unpaired_photo_lie_on_the_same_place(config):
     still = StrongViewConfig(exposure_ev=0, white_balance=0, noise=0, blur=0)
     data = TrainingData(replace(config, strong=still), 0, 16)
