@@ -6,11 +6,9 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 
-import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from .pairs import DataError, read_rgb
+from .pairs import DataError, read_levels, upright_size
 
 
 class PhotoStore:
@@ -32,7 +30,7 @@ class PhotoStore:
         self._lock = threading.Lock()
 
     def read(self, path: Path) -> Tensor | None:
-        """Decode to ``(3, H, W)`` uint8 in landscape orientation; do not write to the result.
+        """Decode to ``(3, H, W)`` in landscape, uint8 or, of files with 16 bits, uint16; do not write to the result.
 
         Returns:
             ``None`` for a photo that cannot be read, as long as there are few.
@@ -47,7 +45,7 @@ class PhotoStore:
                 self._cache.move_to_end(path)
                 return self._cache[path]
         try:
-            photo = _landscape(read_rgb(path))
+            photo = _landscape(read_levels(path))
         except DataError as error:
             self.reject(path, str(error))
             return None
@@ -60,12 +58,11 @@ class PhotoStore:
         return photo
 
     def size(self, path: Path) -> tuple[int, int] | None:
-        """Height and width in landscape orientation, from the file's header; ``None`` and errors as :meth:`read`."""
+        """Height and width of the upright photo, from the file's header; ``None`` and errors as :meth:`read`."""
         try:
-            with Image.open(path) as image:
-                return min(image.size), max(image.size)
-        except (OSError, UnidentifiedImageError, ValueError) as error:
-            self.reject(path, f"Cannot read image {path}: {error}")
+            return upright_size(path)
+        except DataError as error:
+            self.reject(path, str(error))
             return None
 
     def reject(self, path: Path, reason: str) -> None:
@@ -86,8 +83,3 @@ class PhotoStore:
 
 def _landscape(image: Tensor) -> Tensor:
     return image if image.shape[2] >= image.shape[1] else image.transpose(1, 2).contiguous()
-
-
-def to_float(image: Tensor) -> Tensor:
-    """uint8 to float32 in [0, 1]."""
-    return image.to(torch.float32) / 255

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from .config import DataConfig
 from .manifest import pairs_of, read_manifest, trained_on, unpaired_of
-from .pairs import DataError, Pair, find_images, find_pairs
-from .photos import PhotoStore, to_float
+from .pairs import DataError, Pair, differ_in_size, find_images, find_pairs, to_float
+from .photos import PhotoStore
 from .random import chance, integer, seeded, uniform
 from .views import StrongView, darken, recolour, relight
 
@@ -163,6 +163,7 @@ class TrainingData:
                 "There are no pairs to learn from: name folders in data.sources, or a manifest in data.manifest."
             )
         self._sizes: dict[Path, tuple[int, int]] = {}
+        """Height and width in landscape."""
         for photo_list in self._unpaired:
             photo_list[:] = [path for path in photo_list if self._measure(path)]
         for pair_list in self._pairs:
@@ -291,18 +292,19 @@ class TrainingData:
         kept = [pair for pair in pairs if (pair.scene or pair.name) in chosen]
         return kept, [pair for pair in pairs if (pair.scene or pair.name) not in chosen]
 
-    def _measure(self, path: Path) -> bool:
+    def _measure(self, path: Path) -> tuple[int, int] | None:
         size = self.photos.size(path)
-        if size is None:
-            return False
-        self._sizes[path] = size
-        return True
+        if size is not None:
+            self._sizes[path] = (min(size), max(size))
+        return size
 
     def _measure_pair(self, pair: Pair) -> bool:
-        if not (self._measure(pair.low) and self._measure(pair.high)):
+        low, high = self._measure(pair.low), self._measure(pair.high)
+        if low is None or high is None:
             return False
-        if self._sizes[pair.low] != self._sizes[pair.high]:
-            self.photos.reject(pair.low, f"{pair.low} and {pair.high} differ in size.")
+        # Upright: one turned by a quarter against the other shows other pixels in the same place.
+        if low != high:
+            self.photos.reject(pair.low, differ_in_size(pair, low, high))
             return False
         return True
 

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import DataError, Pair, read_rgb
+from ..data import DataError, Pair
 from ..data.manifest import read_manifest, trained_on
+from ..data.pairs import differ_in_size, read_levels, to_float
 from .aggregate import Interval, MeanScore
 from .colour import delta_e_2000
 from .exposure import exposure_error, loe
@@ -145,11 +146,9 @@ def evaluate(
         if metric is not None
     }
     for done, pair in enumerate(pairs, start=1):
-        low, high = (read_rgb(path).unsqueeze(0).float() / 255 for path in (pair.low, pair.high))
+        low, high = (to_float(read_levels(path))[None] for path in (pair.low, pair.high))
         if low.shape != high.shape:
-            raise EvaluationError(
-                f"{pair.low} and {pair.high} differ in size: {_size(low)} and {_size(high)} pixels."
-            )
+            raise EvaluationError(differ_in_size(pair, low.shape[2:], high.shape[2:]))
         with torch.no_grad():
             made = enhancer(low) if callable(enhancer) else _finished(enhancer, pair.name)
         output = made.float().cpu().clamp(0, 1)
@@ -171,7 +170,7 @@ def evaluate(
 def _finished(results: Mapping[str, Path], name: str) -> Tensor:
     if name not in results:
         raise EvaluationError(f"There is no result for {name}: every pair needs one of its name.")
-    return read_rgb(results[name]).unsqueeze(0).float() / 255
+    return to_float(read_levels(results[name]))[None]
 
 
 def seen_in_training(pairs: Sequence[Pair], manifest: str | Path) -> tuple[str, ...]:
@@ -205,7 +204,3 @@ def _json_number(value: float) -> float | str | None:
     if math.isnan(value):
         return None
     return value if math.isfinite(value) else str(value)
-
-
-def _size(images: Tensor) -> str:
-    return f"{images.shape[3]}x{images.shape[2]}"

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data import Pair, StepData, StepShape, TrainingData, read_rgb, steps
+from ..data import Pair, StepData, StepShape, TrainingData, steps
 from ..data.manifest import read_manifest
-from ..data.photos import to_float
+from ..data.pairs import read_levels, to_float
 from ..data.sampling import to_device
 from ..files import atomic_write
 from ..metrics import psnr, psnr_gt_mean, ssim
@@ -298,7 +298,7 @@ def score_pairs(network: nn.Module, pairs: list[Pair]) -> list[tuple[float, floa
     device = next(network.parameters()).device
     scores = []
     for pair in pairs:
-        low, high = (to_float(read_rgb(path))[None].to(device) for path in (pair.low, pair.high))
+        low, high = (to_float(read_levels(path))[None].to(device) for path in (pair.low, pair.high))
         output = enhance_view(network, _whole(low)).image.float().clamp(0, 1)
         scores.append(tuple(float(f(output, high)) for f in (psnr, ssim, psnr_gt_mean)))
     return scores  # type: ignore[return-value]

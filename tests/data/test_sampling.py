@@ -111,6 +111,29 @@ def test_crops_and_references_lie_on_the_same_place(folder):
         assert max(batch.thumbnail.shape[2:]) <= 16
 
 
+def test_a_dark_photo_that_was_stored_sideways_fits_its_upright_reference(tmp_path):
+    upright = np.random.default_rng(0).integers(0, 256, (60, 40, 3), dtype=np.uint8)
+    write(tmp_path / "high" / "a.png", upright)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    (tmp_path / "low").mkdir()
+    Image.fromarray(np.rot90(upright)).save(tmp_path / "low" / "a.png", exif=exif)
+    data = TrainingData(DataConfig((SourceConfig(str(tmp_path / "low"), str(tmp_path / "high")),)), 0, 16)
+    for step in range(4):
+        batch = data.paired(step, 2, 24)
+        assert torch.equal(batch.low, batch.high)
+
+
+def test_dark_photos_of_16_bits_keep_their_levels(tmp_path):
+    dark = np.linspace(0, 1300, 48 * 64).astype(np.uint16).reshape(48, 64)
+    for side in ("low", "high"):
+        write(tmp_path / side / "a.png", dark)
+    data = TrainingData(DataConfig((SourceConfig(str(tmp_path / "low"), str(tmp_path / "high")),)), 0, 16)
+    low = data.paired(0, 1, 0).low
+    assert len(low.unique()) > 1000
+    assert low.max() == pytest.approx(1300 / 65535)
+
+
 def test_photos_of_mixed_proportions_share_a_batch(tmp_path):
     rng = np.random.default_rng(0)
     for name, size in (("wide", (400, 600)), ("square", (256, 256))):
@@ -202,8 +225,9 @@ def test_unreadable_photos_are_named_and_skipped_up_to_a_limit(config, folder, t
             strict.unpaired(step, 2, 24)
 
 
-def test_pairs_of_different_size_are_refused(tmp_path):
-    write(tmp_path / "low" / "a.png", np.zeros((8, 8, 3), np.uint8))
+@pytest.mark.parametrize("size", [(8, 8), (9, 8)])
+def test_pairs_of_different_size_are_refused(tmp_path, size):
+    write(tmp_path / "low" / "a.png", np.zeros((*size, 3), np.uint8))
     write(tmp_path / "high" / "a.png", np.zeros((8, 9, 3), np.uint8))
     with pytest.raises(DataError, match="differ in size"):
         TrainingData(DataConfig((SourceConfig(str(tmp_path / "low"), str(tmp_path / "high")),)), 0, 0)
