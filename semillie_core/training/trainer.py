@@ -384,15 +384,21 @@ def _write_description(folder: Path, config: TrainConfig, found: list[str]) -> N
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and termination set, instead of breaking the step; a second Ctrl-C breaks it."""
+    """An event that Ctrl-C and termination set, instead of breaking the step; a second Ctrl-C breaks it.
+
+    Further terminations do not: launchers send several, to each process and again to its group.
+    """
     event = threading.Event()
+    impatient = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
 
     def stop(number: int, frame: Any) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            if impatient.is_set():
+                raise KeyboardInterrupt
+            impatient.set()
         event.set()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -19,7 +20,7 @@ from semillie_core.data import find_pairs
 from semillie_core.network import SemiLLIE
 from semillie_core.training import ConsistencyConfig, Phase, TrainConfig, TrainingError, train
 from semillie_core.training.journal import read_log
-from semillie_core.training.trainer import score_pairs
+from semillie_core.training.trainer import _interruptible, score_pairs
 from semillie_core.weights import load_model
 
 replace = dataclasses.replace
@@ -123,6 +124,16 @@ def test_an_interrupt_leaves_a_checkpoint_of_the_step(config, tmp_path, start):
     assert process.wait(timeout=60) == 0
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     assert 3 <= state["step"] == len(read_log(tmp_path / "run")) < config.steps
+
+
+@pytest.mark.parametrize(("number", "breaks"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
+def test_only_a_second_ctrl_c_breaks_the_step(number, breaks):
+    with _interruptible() as interrupted:
+        for other in (signal.SIGTERM, number):
+            signal.raise_signal(other)
+            assert interrupted.is_set()
+        with pytest.raises(KeyboardInterrupt) if breaks else contextlib.nullcontext():
+            signal.raise_signal(number)
 
 
 def test_two_processes_see_what_one_does(config, tmp_path, start):
