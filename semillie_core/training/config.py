@@ -79,6 +79,9 @@ class ConsistencyConfig:
             raise ValueError(
                 f"consistency.contrastive_form must be bounded, ratio or attract, got {self.contrastive_form!r}."
             )
+        for name in ("ramp_steps", "bank_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"consistency.{name} must not be negative, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)
@@ -184,13 +187,20 @@ class TrainConfig:
     distances, un-normalised input to RAM, no weight-decay exemptions, and a teacher that drops paths in its first
     epoch."""
     val_every: int = 500
-    """Steps between validations; the best weights by plain validation PSNR are kept."""
+    """Steps between validations; the best weights by plain validation PSNR are kept. 0 never validates."""
     checkpoint_every: int = 250
     """Steps between resumable checkpoints."""
     pictures_every: int = 0
     """Steps between pictures of input, student, teacher and reference; 0 makes none."""
     seed: int = 0
     """Seed of initialisation and batches."""
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise ValueError("phases must name at least one phase.")
+        for name, least in (("val_every", 0), ("checkpoint_every", 1), ("pictures_every", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
 
     @property
     def steps(self) -> int:

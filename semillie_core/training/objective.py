@@ -102,7 +102,7 @@ class Objective(nn.Module):
         target = self._pseudo_label(batch)
         output = self._enhance(View(batch.strong, batch.strong_thumbnail, batch.region))
         terms = {"consistency": F.l1_loss(output.image, target)}
-        if weights.contrastive:
+        if weights.weight and weights.contrastive:  # as TrainConfig.needs_encoder has it
             contrast = self.contrastive(output.image, target, batch.strong)
             terms["contrastive"] = weights.contrastive * contrast
         return terms

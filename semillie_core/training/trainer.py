@@ -108,7 +108,12 @@ class _Run:
             config, self.student, self.teacher, _encoder(config, process), process
         )
         self.data = TrainingData(config.data, config.seed, config.network.thumbnail)
-        self.validation_pairs = self.data.validation()
+        if any(phase.unpaired for phase in config.phases) and not self.data.unpaired_photos:
+            raise TrainingError(
+                "A phase asks for unpaired photos, and there are none: name folders in data.unpaired, or a manifest "
+                "that has some; with data.unpaired_from_pairs, data.pair_fraction must leave pairs out."
+            )
+        self.validation_pairs = self.data.validation() if config.val_every else []
         self.bank: PseudoLabelBank | None = None
         if config.consistency.bank_every:
             self.bank = PseudoLabelBank(self.folder / "bank", self.data.unpaired_photos)
@@ -316,12 +321,6 @@ def _check(config: TrainConfig, process: Process, student: nn.Module | None) -> 
             raise TrainingError(
                 f"run_dir {config.run_dir} lies inside the data folder {folder}, which stays as it is. Choose another."
             )
-    if any(p.unpaired for p in config.phases) and not (
-        config.data.unpaired or config.data.unpaired_from_pairs or config.data.manifest
-    ):
-        raise TrainingError(
-            "A phase asks for unpaired photos, and there are none: name folders in data.unpaired."
-        )
     shares = process.world * config.optimizer.accumulate
     for phase in config.phases:
         for name, count in (("batch_size", phase.batch_size), ("unpaired", phase.unpaired)):

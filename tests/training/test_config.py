@@ -34,6 +34,10 @@ def test_config_survives_yaml(config, tmp_path):
         ({"network": {"embed_dim": 30}}, "embed_dim"),
         ({"runtime": {"amp": "int8"}}, "runtime.amp"),
         ({"data": {"pair_fraction": 0}}, "pair_fraction"),
+        ({"phases": []}, "at least one phase"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
+        ({"val_every": -1}, "val_every must be at least 0"),
+        ({"consistency": {"ramp_steps": -1}}, "ramp_steps"),
     ],
 )
 def test_config_mistakes_are_named(config, change, says):

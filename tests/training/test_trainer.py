@@ -190,6 +190,11 @@ def test_an_exploding_loss_stops_the_run_and_keeps_the_checkpoint(config, tmp_pa
     [
         ({"phases": (Phase(2, 3, 32),), "optimizer": {"accumulate": 2}}, "multiple of 2"),
         ({"data": {"unpaired": ()}}, "data.unpaired"),
+        ({"data": {"unpaired": (), "unpaired_from_pairs": True}}, "data.pair_fraction must leave pairs out"),
+        (
+            {"data": {"unpaired": ()}, "phases": (Phase(2, 2, 32), Phase(2, 2, 32, 2))},
+            "A phase asks for unpaired photos",
+        ),
         ({"official_compat": True}, "epoch_steps"),
     ],
 )
@@ -199,6 +204,21 @@ def test_what_cannot_be_met_is_refused_before_training(config, change, says):
         change[name] = replace(inner, **value) if isinstance(value, dict) else value
     with pytest.raises(TrainingError, match=says):
         train(replace(config, **change))
+
+
+def test_unpaired_photos_without_weight_and_no_validation(config):
+    without = replace(
+        config,
+        phases=(Phase(2, 2, 32, 2),),
+        loss=replace(config.loss, perceptual=0.0),
+        consistency=replace(config.consistency, weight=0.0),
+        val_every=0,
+    )
+    records = []
+    result = train(without, on_step=records.append)
+    assert [record["consistency"] for record in records] == [0, 0]
+    assert not any("val_psnr" in record for record in records)
+    assert (result.best, result.best_step) == (result.last, -1)
 
 
 def test_validation_photos_must_not_be_training_photos(config):
