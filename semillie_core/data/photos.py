@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -14,7 +15,8 @@ from .pairs import DataError, read_levels, upright_size
 class PhotoStore:
     """Decode photos on demand, keep the latest in bounded memory, and count the ones that cannot be read.
 
-    Safe to use from several threads; worker processes have one each.
+    Safe to use from several threads. Worker processes have one each, which starts with an empty cache where processes
+    do not share memory.
 
     Args:
         cache_bytes: Memory for decoded photos.
@@ -28,6 +30,12 @@ class PhotoStore:
         self._cache: OrderedDict[Path, Tensor] = OrderedDict()
         self._held = 0
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_lock": None, "_cache": OrderedDict(), "_held": 0}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_lock": threading.Lock()}
 
     def read(self, path: Path) -> Tensor | None:
         """Decode to ``(3, H, W)`` in landscape, uint8 or, of files with 16 bits, uint16; do not write to the result.

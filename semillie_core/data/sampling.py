@@ -128,8 +128,8 @@ class TrainingData:
         self.photos = PhotoStore(config.cache_mib << 20, config.max_corrupt)
         self.report: list[str] = []
         """What was found and what was left out, in words."""
-        self.pseudo_labels: Callable[[Path], Tensor | None] = lambda path: None
-        """Looks up an unpaired photo's pseudo-label, ``(3, H, W)`` float in landscape orientation."""
+        self.pseudo_labels: Callable[[Path], Tensor | None] | None = None
+        """Looks up an unpaired photo's pseudo-label, ``(3, H, W)`` float in landscape orientation; must pickle."""
         self._pairs: list[list[Pair]] = []
         self._pair_weights: list[float] = []
         self._manifest = read_manifest(config.manifest) if config.manifest else []
@@ -265,7 +265,7 @@ class TrainingData:
             weak = _oriented(self._cut(photo, place, crop, target), place)
             window, region = self._window(weak, crop, generator)
             strong = view.of_frame(weak, generator)
-            label = self.pseudo_labels(path)
+            label = None if self.pseudo_labels is None else self.pseudo_labels(path)
             if label is None:
                 pseudo = torch.zeros_like(weak[window])
             else:
@@ -431,7 +431,7 @@ def steps(
 
     Args:
         data: Where they come from; its config says how many workers.
-        shape: Sizes of a step's global batches.
+        shape: Sizes of a step's global batches; must pickle where worker processes are not forked.
         start: First step.
         stop: One past the last.
         rank: Number of this process among those that share the global batches.

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,8 @@ class _Run:
         if config.consistency.bank_every:
             self.bank = PseudoLabelBank(self.folder / "bank", self.data.unpaired_photos)
             self.data.pseudo_labels = self.bank.lookup
+        # Not a method: what a worker process is sent must not hold the networks.
+        self._shape = partial(_shape, config)
         self.step, self.best_psnr, self.best_step = 0, -math.inf, -1
         # Processes drop different paths.
         torch.manual_seed(config.seed * 1_000_003 + process.rank)
@@ -169,10 +172,6 @@ class _Run:
             self.folder / "report.md",
             self.step == config.steps,
         )
-
-    def _shape(self, step: int) -> StepShape:
-        phase = self.config.phase(step)
-        return StepShape(phase.batch_size, phase.unpaired, phase.crop)
 
     def _next_refresh(self) -> int:
         every = self.config.consistency.bank_every
@@ -295,6 +294,11 @@ class _Run:
         if self.bank is not None:
             self.bank.restore(state["bank"])
         self.step, self.best_psnr, self.best_step = state["step"], state["best_psnr"], state["best_step"]
+
+
+def _shape(config: TrainConfig, step: int) -> StepShape:
+    phase = config.phase(step)
+    return StepShape(phase.batch_size, phase.unpaired, phase.crop)
 
 
 @torch.no_grad()

@@ -71,17 +71,20 @@ import sys
 import torch
 torch.set_num_threads(1)
 from semillie_core.training import TrainConfig, train
-train(TrainConfig.from_yaml(sys.argv[1]))
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        torch.multiprocessing.set_start_method(sys.argv[2])
+    train(TrainConfig.from_yaml(sys.argv[1]))
 """
 
 
 @pytest.fixture
 def start(config, tmp_path, repository):
-    def launch(name, config, **environment):
+    def launch(name, config, *arguments, **environment):
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(replace(config, run_dir=str(tmp_path / name)).to_dict()))
         environment = {**os.environ, "PYTHONPATH": str(repository), **environment}
-        return subprocess.Popen([sys.executable, "-c", RUN, str(path)], env=environment)
+        return subprocess.Popen([sys.executable, "-c", RUN, str(path), *arguments], env=environment)
 
     return launch
 
@@ -124,6 +127,15 @@ def test_an_interrupt_leaves_a_checkpoint_of_the_step(config, tmp_path, start):
     assert process.wait(timeout=60) == 0
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     assert 3 <= state["step"] == len(read_log(tmp_path / "run")) < config.steps
+
+
+def test_worker_processes_need_not_be_forked(config, tmp_path, start):
+    consistency = replace(config.consistency, bank_every=2, contrastive=0.0)
+    short = replace(config, phases=(Phase(3, 2, 32, 2),), consistency=consistency)
+    assert start("thread", short).wait(timeout=240) == 0
+    spawned = replace(short, data=replace(config.data, workers=1))
+    assert start("spawned", spawned, "spawn").wait(timeout=240) == 0
+    assert losses(tmp_path / "spawned") == losses(tmp_path / "thread")
 
 
 @pytest.mark.parametrize(("number", "breaks"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
