@@ -60,6 +60,19 @@ def find_pairs(low: str | Path, high: str | Path) -> list[Pair]:
     return [Pair(name, low_files[name], high_files[name]) for name in names]
 
 
+def find_unpaired(low: str | Path, high: str | Path) -> list[Path]:
+    """The images that :func:`find_pairs` leaves out for want of a partner, sorted by name."""
+    low_files, high_files = _by_stem(Path(low)), _by_stem(Path(high))
+    alone = low_files.keys() ^ high_files.keys()
+    return [files[name] for files in (low_files, high_files) for name in sorted(alone & files.keys())]
+
+
+def named(paths: Sequence[Path], shown: int = 10) -> str:
+    """Files in words, the first few by path."""
+    more = f" and {len(paths) - shown} more" if len(paths) > shown else ""
+    return ", ".join(map(str, paths[:shown])) + more
+
+
 def find_images(folder: str | Path) -> list[Path]:
     """The images of a folder, sorted by name.
 

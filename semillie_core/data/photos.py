@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ class PhotoStore:
     def __init__(self, cache_bytes: int, max_corrupt: int = 0) -> None:
         self.cache_bytes, self.max_corrupt = cache_bytes, max_corrupt
         self.corrupt: dict[Path, str] = {}
-        """Unreadable photos so far, with the reason."""
+        """Unusable photos so far, with the reason."""
         self._cache: OrderedDict[Path, Tensor] = OrderedDict()
         self._held = 0
         self._lock = threading.Lock()
@@ -56,6 +57,7 @@ class PhotoStore:
             photo = _landscape(read_levels(path))
         except DataError as error:
             self.reject(path, str(error))
+            warnings.warn(f"{error} It is skipped from now on.", stacklevel=2)
             return None
         with self._lock:
             if path not in self._cache and photo.nbytes <= self.cache_bytes:

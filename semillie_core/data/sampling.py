@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .config import DataConfig
 from .manifest import pairs_of, read_manifest, trained_on, unpaired_of
-from .pairs import DataError, Pair, differ_in_size, find_images, find_pairs, to_float
+from .pairs import DataError, Pair, differ_in_size, find_images, find_pairs, find_unpaired, named, to_float
 from .photos import PhotoStore
 from .random import chance, integer, seeded, uniform
 from .views import StrongView, darken, recolour, relight
@@ -32,6 +32,8 @@ _PAIRED, _UNPAIRED, _FRACTION = 0, 1, 2
 """Streams of randomness."""
 _WHOLE_BATCH = -1
 """Slot of what holds for all slots."""
+_REASONS = 10
+"""Rejected photos that the report names."""
 _RELEASED_MARGIN = 280 / 256
 """The released trainer squashes pairs to 280 pixels for crops of 256."""
 
@@ -136,11 +138,13 @@ class TrainingData:
         left_out: list[Path] = []
         sources = [(s.low, find_pairs(s.low, s.high), s.weight) for s in config.sources]
         sources.append((config.manifest, pairs_of(self._manifest, "train"), 1.0))
+        names, spares = [], []
         for name, pairs, weight in sources:
             if not pairs:
                 continue
             kept, spare = self._share(pairs)
-            self.report.append(f"{name}: {len(kept)} pairs used, {len(spare)} left out by pair_fraction")
+            names.append(name)
+            spares.append(len(spare))
             self._pairs.append(kept)
             self._pair_weights.append(weight)
             left_out += [pair.low for pair in spare]
@@ -148,16 +152,12 @@ class TrainingData:
         self._unpaired_weights: list[float] = []
         folders = [(u.folder, find_images(u.folder), u.weight) for u in config.unpaired]
         folders.append((config.manifest, unpaired_of(self._manifest), 1.0))
-        for name, paths, weight in folders:
-            if not paths:
-                continue
-            self.report.append(f"{name}: {len(paths)} unpaired photos")
+        if config.unpaired_from_pairs:
+            folders.append(("dark photos of left-out pairs", left_out, 1.0))
+        folders = [folder for folder in folders if folder[1]]
+        for _, paths, weight in folders:
             self._unpaired.append(paths)
             self._unpaired_weights.append(weight)
-        if config.unpaired_from_pairs and left_out:
-            self.report.append(f"{len(left_out)} dark photos of left-out pairs join the unpaired")
-            self._unpaired.append(left_out)
-            self._unpaired_weights.append(1.0)
         if not self._pairs:
             raise DataError(
                 "There are no pairs to learn from: name folders in data.sources, or a manifest in data.manifest."
@@ -170,6 +170,20 @@ class TrainingData:
             pair_list[:] = [pair for pair in pair_list if self._measure_pair(pair)]
         if not all(self._pairs) or not all(self._unpaired):
             raise DataError("A source of training photos has no readable photo left.")
+        # Counted when they have been looked at.
+        for name, kept, count in zip(names, self._pairs, spares, strict=True):
+            self.report.append(f"{name}: {len(kept)} pairs used, {count} left out by pair_fraction")
+        for (name, _, _), paths in zip(folders, self._unpaired, strict=True):
+            self.report.append(f"{name}: {len(paths)} unpaired photos")
+        for source in config.sources:
+            if alone := find_unpaired(source.low, source.high):
+                self.report.append(
+                    f"{source.low}: {len(alone)} photos have no partner of the same name and are left out: "
+                    f"{named(alone)}"
+                )
+        if self.photos.corrupt:
+            reasons = list(self.photos.corrupt.values())
+            self.report.append(f"{len(reasons)} photos cannot be used: " + " ".join(reasons[:_REASONS]))
 
     @property
     def unpaired_photos(self) -> list[Path]:

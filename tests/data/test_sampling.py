@@ -216,13 +216,32 @@ def test_unreadable_photos_are_named_and_skipped_up_to_a_limit(config, folder, t
     (tmp_path / "night" / "cut.png").write_bytes(whole[: len(whole) // 2])
     broken = replace(config, unpaired=(UnpairedConfig(str(tmp_path / "night")),))
     data = TrainingData(replace(broken, max_corrupt=1), 0, 0)
-    for step in range(4):
-        assert data.unpaired(step, 2, 24).weak.shape == (2, 3, 24, 24)
+    with pytest.warns(UserWarning, match=r"cut\.png.*skipped from now on"):
+        for step in range(4):
+            assert data.unpaired(step, 2, 24).weak.shape == (2, 3, 24, 24)
     assert [path.name for path in data.photos.corrupt] == ["cut.png"]
     strict = TrainingData(broken, 0, 0)
     with pytest.raises(DataError, match=r"cut\.png"):
         for step in range(8):
             strict.unpaired(step, 2, 24)
+
+
+def test_the_report_counts_what_is_used_and_names_what_is_not(tmp_path):
+    photo = np.zeros((40, 60, 3), np.uint8)
+    for index in range(4):
+        write(tmp_path / "low" / f"{index}.png", photo)
+        write(tmp_path / "high" / f"{index}.png", photo)
+    for index in range(30):
+        write(tmp_path / "high" / f"{index}_gt.png", photo)
+    (tmp_path / "low" / "1.png").write_bytes(b"junk")
+    (tmp_path / "low" / "3.png").write_bytes((tmp_path / "low" / "3.png").read_bytes()[:20])
+    source = SourceConfig(str(tmp_path / "low"), str(tmp_path / "high"))
+    report = TrainingData(DataConfig((source,), max_corrupt=2), 0, 0).report
+    assert report[0] == f"{source.low}: 2 pairs used, 0 left out by pair_fraction"
+    assert "30 photos have no partner" in report[1]
+    assert "0_gt.png" in report[1] and "and 20 more" in report[1]
+    assert report[2].startswith("2 photos cannot be used")
+    assert "1.png" in report[2] and "3.png" in report[2]
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 8)])
