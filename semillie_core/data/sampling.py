@@ -169,7 +169,7 @@ class TrainingData:
         for pair_list in self._pairs:
             pair_list[:] = [pair for pair in pair_list if self._measure_pair(pair)]
         if not all(self._pairs) or not all(self._unpaired):
-            raise DataError("A source of training photos has no readable photo left.")
+            raise self._nothing_left()
         # Counted when they have been looked at.
         for name, kept, count in zip(names, self._pairs, spares, strict=True):
             self.report.append(f"{name}: {len(kept)} pairs used, {count} left out by pair_fraction")
@@ -322,6 +322,10 @@ class TrainingData:
             return False
         return True
 
+    def _nothing_left(self) -> DataError:
+        reasons = "\n  ".join(list(self.photos.corrupt.values())[:_REASONS])
+        return DataError(f"A source of training photos has no readable photo left:\n  {reasons}")
+
     def _pick_pair(
         self, pairs: list[Pair], step: int, slot: int
     ) -> tuple[Pair, Tensor, Tensor, torch.Generator]:
@@ -331,6 +335,8 @@ class TrainingData:
             low, high = self.photos.read(pair.low), self.photos.read(pair.high)
             if low is not None and high is not None:
                 return pair, low, high, generator
+            if all({p.low, p.high} & self.photos.corrupt.keys() for p in pairs):
+                raise self._nothing_left()
 
     def _pick_unpaired(self, paths: list[Path], step: int, slot: int) -> tuple[Path, Tensor, torch.Generator]:
         generator = seeded(self.seed, _UNPAIRED, step, slot)
@@ -339,6 +345,8 @@ class TrainingData:
             photo = self.photos.read(path)
             if photo is not None:
                 return path, photo, generator
+            if all(p in self.photos.corrupt for p in paths):
+                raise self._nothing_left()
 
     def _frame_shape(self, size: tuple[int, int], aspect: tuple[int, int], scale: float) -> tuple[int, int]:
         """The largest frame of an aspect ratio inside a photo, times ``scale``."""

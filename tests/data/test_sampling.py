@@ -226,6 +226,20 @@ def test_unreadable_photos_are_named_and_skipped_up_to_a_limit(config, folder, t
             strict.unpaired(step, 2, 24)
 
 
+@pytest.mark.filterwarnings("ignore:Cannot read")
+def test_a_source_without_any_photo_that_decodes_ends_the_run(config, tmp_path):
+    for side in ("low", "high"):
+        write(tmp_path / side / "a.png", np.full((40, 40, 3), 9, np.uint8))
+    whole = (tmp_path / "low" / "a.png").read_bytes()
+    (tmp_path / "low" / "a.png").write_bytes(whole[: len(whole) // 2])
+    pairs = (SourceConfig(str(tmp_path / "low"), str(tmp_path / "high")),)
+    with pytest.raises(DataError, match=r"no readable photo left(.|\n)*low/a\.png"):
+        TrainingData(DataConfig(pairs, max_corrupt=9), 0, 0).paired(0, 1, 24)
+    night = replace(config, unpaired=(UnpairedConfig(str(tmp_path / "low")),), max_corrupt=9)
+    with pytest.raises(DataError, match="no readable photo left"):
+        TrainingData(night, 0, 0).unpaired(0, 1, 24)
+
+
 def test_the_report_counts_what_is_used_and_names_what_is_not(tmp_path):
     photo = np.zeros((40, 60, 3), np.uint8)
     for index in range(4):
