@@ -37,10 +37,7 @@ from .mean_teacher import make_teacher
 from .pictures import write_grid
 from .report import write_report
 from .step import MeanTeacherStep
-from .students import View, build_student, enhance_view
-
-_LARGEST_LABEL = 1 << 20
-"""Pixels above which a pseudo-label is made at half the resolution, again and again."""
+from .students import LARGEST_WHOLE, View, build_student, enhance_photo, enhance_view
 
 
 @dataclass(frozen=True)
@@ -212,9 +209,9 @@ class _Run:
         if photo is None:
             return None
         image, size = to_float(photo)[None], photo.shape[1:]
-        while image.shape[2] * image.shape[3] > _LARGEST_LABEL:
+        while image.shape[2] * image.shape[3] > LARGEST_WHOLE:
             image = F.interpolate(image, scale_factor=0.5, mode="area")
-        label = enhance_view(self.teacher, _whole(image.to(self.process.device))).image.clamp(0, 1)
+        label = enhance_photo(self.teacher, image.to(self.process.device)).clamp(0, 1)
         return (
             F.interpolate(label, size, mode="bilinear")[0].cpu()
             if label.shape[2:] != size
@@ -308,14 +305,9 @@ def score_pairs(network: nn.Module, pairs: list[Pair]) -> list[tuple[float, floa
     scores = []
     for pair in pairs:
         low, high = (to_float(read_levels(path))[None].to(device) for path in (pair.low, pair.high))
-        output = enhance_view(network, _whole(low)).image.float().clamp(0, 1)
+        output = enhance_photo(network, low).float().clamp(0, 1)
         scores.append(tuple(float(f(output, high)) for f in (psnr, ssim, psnr_gt_mean)))
     return scores  # type: ignore[return-value]
-
-
-def _whole(image: Tensor) -> View:
-    """Whole photos as a view; networks make the thumbnail themselves."""
-    return View(image, image, image.new_tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(image), 4))
 
 
 def _check(config: TrainConfig, process: Process, student: nn.Module | None) -> None:
