@@ -10,6 +10,7 @@ frames of a batch have one aspect ratio, so photos of any size mix in it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -23,7 +24,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from .config import DataConfig
 from .manifest import pairs_of, read_manifest, trained_on, unpaired_of
-from .pairs import DataError, Pair, differ_in_size, find_images, find_pairs, find_unpaired, named, to_float
+from .pairs import (
+    DataError,
+    Pair,
+    differ_in_size,
+    find_images,
+    find_pairs,
+    find_unpaired,
+    named,
+    to_float,
+    upright_size,
+)
 from .photos import PhotoStore
 from .random import chance, integer, seeded, uniform
 from .views import StrongView, darken, recolour, relight
@@ -194,7 +205,7 @@ class TrainingData:
         """The validation pairs.
 
         Raises:
-            DataError: The folders cannot be used, or a photo is in training, too.
+            DataError: The folders or a photo cannot be used, a pair differs in size, or a photo is in training, too.
         """
         if self.config.val_low:
             pairs = find_pairs(self.config.val_low, self.config.val_high)
@@ -207,11 +218,29 @@ class TrainingData:
                 )
         else:
             pairs = pairs_of(self._manifest, "val")
-        trained = {pair.low.resolve() for source in self._pairs for pair in source}
-        seen = [str(pair.low) for pair in pairs if pair.low.resolve() in trained]
-        if seen:
-            raise DataError(f"Validation photos are among the training photos: {', '.join(seen[:5])}.")
+        for pair in pairs:
+            low, high = upright_size(pair.low), upright_size(pair.high)
+            if low != high:
+                raise DataError(differ_in_size(pair, low, high))
+        copies = self._trained_copies([path for pair in pairs for path in (pair.low, pair.high)])
+        if copies:
+            raise DataError(
+                f"{len(copies)} validation photos are among the training photos: "
+                + ", ".join(f"{path} is {copy}" for path, copy in list(copies.items())[:5])
+                + ". Take them out of one of the two."
+            )
         return pairs
+
+    def _trained_copies(self, paths: Sequence[Path]) -> dict[Path, Path]:
+        """Of some files those that training has, too, by content, with where it has them."""
+        trained = [path for source in self._pairs for pair in source for path in (pair.low, pair.high)]
+        # Few files share their size with another, so few are read.
+        sizes = {path: path.stat().st_size for path in (*trained, *self.unpaired_photos)}
+        wanted = {path.stat().st_size for path in paths}
+        digests = {_sha256(path): path for path, size in sizes.items() if size in wanted}
+        known = set(sizes.values())
+        copies = {path: digests.get(_sha256(path)) for path in paths if path.stat().st_size in known}
+        return {path: copy for path, copy in copies.items() if copy is not None}
 
     def paired(self, step: int, size: int, crop: int, slots: Sequence[int] | None = None) -> Batch:
         """The pairs of a step.
@@ -412,6 +441,10 @@ class TrainingData:
         if place.turned:
             size.reverse()
         return F.interpolate(image[None], size, mode="area")[0]
+
+
+def _sha256(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
 
 
 def _draw(weights: list[float], generator: torch.Generator) -> int:

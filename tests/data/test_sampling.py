@@ -266,6 +266,28 @@ def test_pairs_of_different_size_are_refused(tmp_path, size):
         TrainingData(DataConfig((SourceConfig(str(tmp_path / "low"), str(tmp_path / "high")),)), 0, 0)
 
 
+@pytest.mark.parametrize("trained", ["low", "high", "night"])
+def test_validation_photos_that_are_copies_of_training_photos_are_refused(config, folder, tmp_path, trained):
+    rng = np.random.default_rng(5)
+    for side in ("low", "high"):
+        for name in ("a", "b"):
+            write(tmp_path / side / f"{name}.png", rng.integers(0, 256, (80, 50, 3), dtype=np.uint8))
+    held_out = replace(config, val_low=str(tmp_path / "low"), val_high=str(tmp_path / "high"))
+    assert len(TrainingData(held_out, 0, 0).validation()) == 2
+    side = tmp_path / ("high" if trained == "high" else "low")
+    (side / "b.png").write_bytes((folder / trained / "4.png").read_bytes())
+    with pytest.raises(DataError, match=rf"1 validation photos are among.*b\.png is .*{trained}/4\.png"):
+        TrainingData(held_out, 0, 0).validation()
+
+
+def test_sizes_of_validation_pairs_are_checked_at_once(config, tmp_path):
+    write(tmp_path / "low" / "a.png", np.zeros((8, 8, 3), np.uint8))
+    write(tmp_path / "high" / "a.png", np.zeros((8, 9, 3), np.uint8))
+    held_out = replace(config, val_low=str(tmp_path / "low"), val_high=str(tmp_path / "high"))
+    with pytest.raises(DataError, match="differ in size: 8x8 and 9x8"):
+        TrainingData(held_out, 0, 0).validation()
+
+
 def test_released_strong_view_has_the_released_statistics():
     image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
     view = StrongView(StrongViewConfig("released"))
