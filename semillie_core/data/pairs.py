@@ -67,7 +67,7 @@ def find_unpaired(low: str | Path, high: str | Path) -> list[Path]:
     return [files[name] for files in (low_files, high_files) for name in sorted(alone & files.keys())]
 
 
-def named(paths: Sequence[Path], shown: int = 10) -> str:
+def named(paths: Sequence[Path | str], shown: int = 10) -> str:
     """Files in words, the first few by path."""
     more = f" and {len(paths) - shown} more" if len(paths) > shown else ""
     return ", ".join(map(str, paths[:shown])) + more

@@ -11,6 +11,7 @@ frames of a batch have one aspect ratio, so photos of any size mix in it.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -35,7 +36,7 @@ from .pairs import (
     to_float,
     upright_size,
 )
-from .photos import PhotoStore
+from .photos import PhotoStore, short_digest
 from .random import chance, integer, seeded, uniform
 from .views import StrongView, darken, recolour, relight
 
@@ -230,6 +231,20 @@ class TrainingData:
                 + ". Take them out of one of the two."
             )
         return pairs
+
+    def digests(self, validation: Sequence[Pair]) -> dict[str, str]:
+        """A digest of every photo in use, training's and some validation pairs', by its path as the config has it.
+
+        Photos of the manifest have their path below it, so that it can move with them.
+        """
+        pairs = [*(pair for source in self._pairs for pair in source), *validation]
+        paths = {*(path for pair in pairs for path in (pair.low, pair.high)), *self.unpaired_photos}
+        listed = {entry.path for entry in self._manifest}
+        folder = Path(self.config.manifest).absolute().parent
+        return {
+            (Path(os.path.relpath(path, folder)) if path in listed else path).as_posix(): short_digest(path)
+            for path in sorted(paths)
+        }
 
     def _trained_copies(self, paths: Sequence[Path]) -> dict[Path, Path]:
         """Of some files those that training has, too, by content, with where it has them."""

@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from ..data import Pair, StepData, StepShape, TrainingData, steps
 from ..data.manifest import read_manifest
-from ..data.pairs import read_levels, to_float
+from ..data.pairs import named, read_levels, to_float
+from ..data.photos import short_digest
 from ..data.sampling import to_device
 from ..files import atomic_write
 from ..metrics import psnr, psnr_gt_mean, ssim
@@ -97,6 +98,7 @@ class _Run:
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
         torch.manual_seed(config.seed)
+        given = student is not None
         student = build_student(config) if student is None else student
         if config.runtime.checkpoint_blocks:
             _checkpoint_blocks(student)
@@ -112,6 +114,7 @@ class _Run:
                 "that has some; with data.unpaired_from_pairs, data.pair_fraction must leave pairs out."
             )
         self.validation_pairs = self.data.validation() if config.val_every else []
+        self.files = self.data.digests(self.validation_pairs) | _weight_digests(config, given=given)
         self.bank: PseudoLabelBank | None = None
         if config.consistency.bank_every:
             self.bank = PseudoLabelBank(self.folder / "bank", self.data.unpaired_photos)
@@ -253,6 +256,7 @@ class _Run:
                 "config_sha256": self.config.sha256(),
                 "config": json.dumps(self.config.to_dict()),
                 **self.take_step.state(),
+                "files": self.files,
                 "rng": rng,
                 "step": self.step,
                 "best_psnr": self.best_psnr,
@@ -280,6 +284,12 @@ class _Run:
                 f"{self.folder} holds a run with another config ({'; '.join(changed)}). Choose another run_dir or "
                 "remove it."
             )
+        # Earlier versions did not note the files.
+        if changed := _changed_files(state.get("files", self.files), self.files):
+            raise TrainingError(
+                f"{self.folder} holds a run on other files: {'; '.join(changed)}. Put them back, choose another "
+                "run_dir or remove it."
+            )
         try:
             self.take_step.restore(state)
         except (RuntimeError, ValueError) as error:
@@ -291,6 +301,22 @@ class _Run:
         if self.bank is not None:
             self.bank.restore(state["bank"])
         self.step, self.best_psnr, self.best_step = state["step"], state["best_psnr"], state["best_step"]
+
+
+def _weight_digests(config: TrainConfig, *, given: bool) -> dict[str, str]:
+    """A digest of every file of weights that the config names and the run uses."""
+    used = (config.encoder,) if given else (config.encoder, config.init, config.spandrel)
+    return {name: short_digest(Path(name)) for name in used if name and Path(name).is_file()}
+
+
+def _changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What differs between the files of two runs, in words."""
+    kinds = {
+        "gone": [name for name in before if name not in now],
+        "new": [name for name in now if name not in before],
+        "changed": [name for name in before if now.get(name, before[name]) != before[name]],
+    }
+    return [f"{len(names)} {kind} ({named(names, 5)})" for kind, names in kinds.items() if names]
 
 
 def _shape(config: TrainConfig, step: int) -> StepShape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from semillie_core.data import (
     find_pairs,
     steps,
 )
-from semillie_core.data.photos import PhotoStore
+from semillie_core.data.manifest import write_manifest
+from semillie_core.data.photos import PhotoStore, short_digest
+from semillie_core.data.prepare import prepare
 from semillie_core.data.random import seeded
 from semillie_core.data.views import StrongView, blur, darken, recolour, relight
 
@@ -278,6 +281,25 @@ def test_validation_photos_that_are_copies_of_training_photos_are_refused(config
     (side / "b.png").write_bytes((folder / trained / "4.png").read_bytes())
     with pytest.raises(DataError, match=rf"1 validation photos are among.*b\.png is .*{trained}/4\.png"):
         TrainingData(held_out, 0, 0).validation()
+
+
+def test_digests_tell_ends_and_sizes_apart_and_follow_a_manifest(folder, tmp_path):
+    path = tmp_path / "a"
+    seen = set()
+    for content in (b"", b"a", b"a" * 200_000, b"a" * 199_999 + b"b", b"b" + b"a" * 199_999, b"a" * 199_999):
+        path.write_bytes(content)
+        seen.add(short_digest(path))
+    assert len(seen) == 6
+    found = []
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        for side in ("low", "high"):
+            shutil.copytree(folder / side, tmp_path / place / side)
+        write_manifest(tmp_path / place / "m.jsonl", prepare([tmp_path / place], val=0.0).entries)
+        data = TrainingData(DataConfig(manifest=str(tmp_path / place / "m.jsonl")), 0, 0)
+        found.append(data.digests([]))
+    assert found[0] == found[1]
+    assert "low/0.png" in found[0]
 
 
 def test_sizes_of_validation_pairs_are_checked_at_once(config, tmp_path):

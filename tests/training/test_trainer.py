@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,12 +17,12 @@ import pytest
 import torch
 import yaml
 
-from semillie_core.data import find_pairs
+from semillie_core.data import SourceConfig, UnpairedConfig, find_pairs
 from semillie_core.network import SemiLLIE
 from semillie_core.training import ConsistencyConfig, Phase, TrainConfig, TrainingError, train
 from semillie_core.training.journal import read_log
 from semillie_core.training.trainer import _interruptible, score_pairs
-from semillie_core.weights import load_model
+from semillie_core.weights import load_model, save_model
 
 replace = dataclasses.replace
 
@@ -185,6 +186,40 @@ def test_a_run_of_a_version_with_fewer_options_goes_on(config, tmp_path):
     torch.save({**state, "config": json.dumps(stored)}, path)
     with pytest.raises(TrainingError, match=r"another version.*an_option_of_the_future"):
         train(short)
+
+
+def test_a_run_on_other_files_is_refused(config, tmp_path, photos):
+    for folder in ("low", "high", "night", "validation"):
+        shutil.copytree(photos / folder, tmp_path / folder)
+    save_model(tmp_path / "start.safetensors", SemiLLIE(config.network))
+    data = replace(
+        config.data,
+        sources=(SourceConfig(str(tmp_path / "low"), str(tmp_path / "high")),),
+        unpaired=(UnpairedConfig(str(tmp_path / "night")),),
+        val_low=str(tmp_path / "validation" / "low"),
+        val_high=str(tmp_path / "validation" / "high"),
+    )
+    short = replace(
+        config, phases=(Phase(1, 1, 16),), data=data, init=str(tmp_path / "start.safetensors"), val_every=1
+    )
+    train(short)
+    assert train(short).finished
+    (tmp_path / "low" / "0.png").unlink()
+    shutil.copy(tmp_path / "night" / "6.png", tmp_path / "night" / "new.png")
+    shutil.copy(tmp_path / "high" / "1.png", tmp_path / "validation" / "low" / "0.png")
+    shutil.copy(tmp_path / "high" / "2.png", tmp_path / "high" / "1.png")
+    save_model(tmp_path / "start.safetensors", SemiLLIE(config.network))
+    with pytest.raises(TrainingError, match="run on other files") as caught:
+        train(short)
+    assert "2 gone" in str(caught.value) and "low/0.png" in str(caught.value)
+    assert "1 new" in str(caught.value) and "night/new.png" in str(caught.value)
+    assert "3 changed" in str(caught.value) and "start.safetensors" in str(caught.value)
+    # Runs of versions that did not note their files go on.
+    path = tmp_path / "run" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    del state["files"]
+    torch.save(state, path)
+    assert train(short).finished
 
 
 def test_an_exploding_loss_stops_the_run_and_keeps_the_checkpoint(config, tmp_path):
