@@ -63,7 +63,8 @@ class ConsistencyConfig:
     weight: float = 0.1
     """Weight of all terms on unpaired photos once the ramp is over."""
     ramp_steps: int = 1000
-    """Steps over which that weight grows along ``exp(-5 (1 - t)^2)``; 0 starts with all of it."""
+    """Steps over which that weight grows along ``exp(-5 (1 - t)^2)``, from the first with unpaired photos on; 0 starts
+    with all of it. The released schedule takes 100 epochs from the run's start instead."""
     contrastive: float = 1.0
     """Weight of the semantic contrastive loss beside the L1 distance to the teacher."""
     contrastive_form: str = "bounded"

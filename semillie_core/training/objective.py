@@ -70,7 +70,7 @@ class Objective(nn.Module):
         """
         terms = self._paired_terms(data.paired, step)
         if data.unpaired is not None:
-            weight = consistency_weight(self.config.consistency, self.config.optimizer, step)
+            weight = consistency_weight(self.config, step)
             terms |= {name: weight * term for name, term in self._unpaired_terms(data.unpaired).items()}
         return terms
 
