@@ -168,7 +168,8 @@ class TrainConfig:
     spandrel: str = ""
     """Train another 1x restoration architecture instead: a checkpoint that spandrel recognises."""
     init: str = ""
-    """Start from this checkpoint (a bundled name or a file) instead of random weights; it must be of ``network``."""
+    """Start from this checkpoint (a bundled name or a file) instead of random weights; it must be of ``network``,
+    ``drop_path_rate`` aside."""
     encoder: str = ""
     """RAM or RAM++ checkpoint for the semantic losses; empty takes the bundled EfficientNet-Lite0."""
     phases: tuple[Phase, ...] = (Phase(1000, 4, 192),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -50,7 +51,8 @@ def build_student(config: TrainConfig) -> nn.Module:
     network = SemiLLIE(config.network)
     if config.init:
         trained = load_model(config.init).network
-        if trained.config != config.network:
+        # Dropping paths is a matter of training alone.
+        if replace(trained.config, drop_path_rate=config.network.drop_path_rate) != config.network:
             raise TrainingError(
                 f"init {config.init} is another network than the config's: {trained.config} and {config.network}. "
                 "Change network."

@@ -145,6 +145,12 @@ def test_training_starts_from_a_checkpoint_of_the_same_network(short, tmp_path):
     save_model(tmp_path / "start.safetensors", network)
     started = build_student(replace(short, init=str(tmp_path / "start.safetensors"))).state_dict()
     assert all(torch.equal(started[name], value) for name, value in network.state_dict().items())
+    dropping = replace(
+        short,
+        init=str(tmp_path / "start.safetensors"),
+        network=replace(short.network, drop_path_rate=0.3),
+    )
+    assert build_student(dropping).config.drop_path_rate == 0.3
     other = replace(
         short, init=str(tmp_path / "start.safetensors"), network=replace(short.network, d_state=3)
     )
