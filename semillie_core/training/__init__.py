@@ -11,6 +11,7 @@ from .config import (
 )
 from .errors import TrainingError
 from .objective import Objective
+from .rehearsal import Rehearsal, rehearse
 from .report import write_report
 from .step import MeanTeacherStep, run_steps, whole_frames
 from .trainer import Result, train
@@ -22,11 +23,13 @@ __all__ = [
     "Objective",
     "OptimizerConfig",
     "Phase",
+    "Rehearsal",
     "Result",
     "RuntimeConfig",
     "TeacherConfig",
     "TrainConfig",
     "TrainingError",
+    "rehearse",
     "run_steps",
     "train",
     "whole_frames",

@@ -92,7 +92,7 @@ def train(
 
 class _Run:
     def __init__(self, config: TrainConfig, process: Process, student: nn.Module | None) -> None:
-        _check(config, process, student)
+        check_config(config, process)
         self.config, self.process = config, process
         self.folder = Path(config.run_dir)
         if config.runtime.threads:
@@ -107,20 +107,14 @@ class _Run:
         self.take_step = MeanTeacherStep(
             config, self.student, self.teacher, _encoder(config, process), process
         )
-        self.data = TrainingData(config.data, config.seed, config.network.thumbnail)
-        if any(phase.unpaired for phase in config.phases) and not self.data.unpaired_photos:
-            raise TrainingError(
-                "A phase asks for unpaired photos, and there are none: name folders in data.unpaired, or a manifest "
-                "that has some; with data.unpaired_from_pairs, data.pair_fraction must leave pairs out."
-            )
-        self.validation_pairs = self.data.validation() if config.val_every else []
+        self.data, self.validation_pairs = load_data(config)
         self.files = self.data.digests(self.validation_pairs) | _weight_digests(config, given=given)
         self.bank: PseudoLabelBank | None = None
         if config.consistency.bank_every:
             self.bank = PseudoLabelBank(self.folder / "bank", self.data.unpaired_photos)
             self.data.pseudo_labels = self.bank.lookup
         # Not a method: what a worker process is sent must not hold the networks.
-        self._shape = partial(_shape, config)
+        self._shape = partial(shape_of, config)
         self.step, self.best_psnr, self.best_step = 0, -math.inf, -1
         # Processes drop different paths.
         torch.manual_seed(config.seed * 1_000_003 + process.rank)
@@ -319,7 +313,24 @@ def _changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> list[st
     return [f"{len(names)} {kind} ({named(names, 5)})" for kind, names in kinds.items() if names]
 
 
-def _shape(config: TrainConfig, step: int) -> StepShape:
+def load_data(config: TrainConfig) -> tuple[TrainingData, list[Pair]]:
+    """A run's photos, and its validation pairs if it validates.
+
+    Raises:
+        TrainingError: A phase asks for unpaired photos, and there are none.
+        DataError: A folder or file of the data cannot be used.
+    """
+    data = TrainingData(config.data, config.seed, config.network.thumbnail)
+    if any(phase.unpaired for phase in config.phases) and not data.unpaired_photos:
+        raise TrainingError(
+            "A phase asks for unpaired photos, and there are none: name folders in data.unpaired, or a manifest "
+            "that has some; with data.unpaired_from_pairs, data.pair_fraction must leave pairs out."
+        )
+    return data, data.validation() if config.val_every else []
+
+
+def shape_of(config: TrainConfig, step: int) -> StepShape:
+    """Sizes of the global batches of a step."""
     phase = config.phase(step)
     return StepShape(phase.batch_size, phase.unpaired, phase.crop)
 
@@ -336,7 +347,12 @@ def score_pairs(network: nn.Module, pairs: list[Pair]) -> list[tuple[float, floa
     return scores  # type: ignore[return-value]
 
 
-def _check(config: TrainConfig, process: Process, student: nn.Module | None) -> None:
+def check_config(config: TrainConfig, process: Process) -> None:
+    """Refuse what cannot be met, before anything is loaded.
+
+    Raises:
+        TrainingError: The run folder lies inside the data, or an option does not fit the others or the processes.
+    """
     run = Path(config.run_dir).resolve()
     for folder in _data_folders(config):
         if run.is_relative_to(Path(folder).resolve()):

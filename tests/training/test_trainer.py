@@ -17,10 +17,11 @@ import pytest
 import torch
 import yaml
 
-from semillie_core.data import SourceConfig, UnpairedConfig, find_pairs
+from semillie_core.data import SourceConfig, TrainingData, UnpairedConfig, find_pairs
 from semillie_core.network import SemiLLIE
 from semillie_core.training import ConsistencyConfig, Phase, TrainConfig, TrainingError, train
 from semillie_core.training.journal import read_log
+from semillie_core.training.pictures import write_grid
 from semillie_core.training.trainer import _interruptible, score_pairs
 from semillie_core.weights import load_model, save_model
 
@@ -285,6 +286,32 @@ def test_the_command_trains_and_names_mistakes(config, tmp_path, capsys):
     assert "loss.nothing" in capsys.readouterr().err
     assert main([]) == 1
     assert "--preset" in capsys.readouterr().err
+
+
+def test_a_check_shows_the_batches_that_training_would_see(config, tmp_path, capsys):
+    from training_scripts.train import main
+
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(config.to_dict()))
+    assert main([str(path), "--check"]) == 0
+    said = capsys.readouterr().out
+    assert "6 pairs used" in said and "2 validation pairs" in said
+    assert "phase 2, step 20: 1 crops of" in said
+    sheets = sorted((tmp_path / "run" / "check").iterdir())
+    assert [sheet.name for sheet in sheets] == ["phase1-pairs.png", "phase1-unpaired.png", "phase2-pairs.png"]
+    assert [item.name for item in (tmp_path / "run").iterdir()] == ["check"]
+    data = TrainingData(config.data, config.seed, config.network.thumbnail)
+    batch, unpaired = data.paired(0, 2, 32), data.unpaired(0, 2, 32)
+    for sheet, columns in zip(
+        sheets, ([batch.low, batch.high], [unpaired.weak, unpaired.strong]), strict=False
+    ):
+        write_grid(tmp_path / "expected.png", columns)
+        assert sheet.read_bytes() == (tmp_path / "expected.png").read_bytes()
+    elsewhere = ["--check", "--sheets", str(tmp_path / "sheets"), "--set", f"run_dir={tmp_path / 'other'}"]
+    assert main([str(path), *elsewhere]) == 0
+    assert len(list((tmp_path / "sheets").iterdir())) == 3 and not (tmp_path / "other").exists()
+    assert main([str(path), "--check", "--set", "data.unpaired=[]"]) == 1
+    assert "A phase asks for unpaired photos" in capsys.readouterr().err
 
 
 def test_a_yaml_file_and_a_preset_combine(config, tmp_path):
