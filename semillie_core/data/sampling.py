@@ -488,6 +488,12 @@ class _Steps(Dataset[StepData]):
         return StepData(paired, unpaired)
 
 
+def _leave_process_group(worker: int) -> None:
+    """Signals to the run's group, by a launcher or a terminal, are the run's to answer: it still needs its workers."""
+    if hasattr(os, "setpgid"):  # not on Windows
+        os.setpgid(0, 0)
+
+
 def steps(
     data: TrainingData,
     shape: Callable[[int], StepShape],
@@ -515,6 +521,7 @@ def steps(
             sampler=range(start, stop),
             num_workers=data.config.workers,
             pin_memory=data.config.pin_memory,
+            worker_init_fn=_leave_process_group,
         )
         return
     with ThreadPoolExecutor(1) as pool:

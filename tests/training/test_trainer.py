@@ -86,7 +86,8 @@ def start(config, tmp_path, repository):
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(replace(config, run_dir=str(tmp_path / name)).to_dict()))
         environment = {**os.environ, "PYTHONPATH": str(repository), **environment}
-        return subprocess.Popen([sys.executable, "-c", RUN, str(path), *arguments], env=environment)
+        command = [sys.executable, "-c", RUN, str(path), *arguments]
+        return subprocess.Popen(command, env=environment, start_new_session=True)
 
     return launch
 
@@ -126,6 +127,17 @@ def test_an_interrupt_leaves_a_checkpoint_of_the_step(config, tmp_path, start):
     process = start("run", replace(config, checkpoint_every=1000))
     wait_for_steps(tmp_path / "run", 3)
     process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert 3 <= state["step"] == len(read_log(tmp_path / "run")) < config.steps
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="Windows has no process groups")
+def test_terminating_the_whole_group_leaves_a_checkpoint_with_workers_too(config, tmp_path, start):
+    data = replace(config.data, workers=2)
+    process = start("run", replace(config, checkpoint_every=1000, data=data))
+    wait_for_steps(tmp_path / "run", 3)
+    os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(timeout=60) == 0
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     assert 3 <= state["step"] == len(read_log(tmp_path / "run")) < config.steps
