@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 
 from semillie_core.data import find_pairs
+from semillie_core.data.pairs import find_unpaired, named
 from semillie_core.files import atomic_write
 from semillie_core.inference import NETWORK_ALONE, EnhanceControls, enhance
 from semillie_core.metrics import LPIPSAlex
@@ -56,6 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(file=sys.stderr)
+    if alone := find_unpaired(*options.pairs):
+        print(f"{len(alone)} images have no partner of the same name and are not scored: {named(alone)}")
     print(f"{name} on {len(pairs)} pairs of {options.pairs[0]}\n")
     print(result.to_markdown())
     if options.json is not None:

@@ -4,13 +4,14 @@ r"""Train a Semi-LLIE network, semi-supervised where there are unpaired dark pho
     python -m training_scripts.train --preset compact --set run_dir=runs/mine \
         --set 'data.sources=[{low: data/low, high: data/high}]' --set 'data.unpaired=[{folder: data/night}]' \
         --set data.val_low=data/val/low --set data.val_high=data/val/high
+    python -m training_scripts.train my.yaml --check
     python -m training_scripts.train my.yaml
     torchrun --nproc-per-node 4 -m training_scripts.train my.yaml
 
 A config file, a preset, or both (the file's values replace the preset's) and --set on top. Started again with the same
-config, a run continues from its last checkpoint. The run folder receives best.safetensors and last.safetensors (the
-teacher), state.pt (for resuming), log.jsonl, log.csv, pictures and report.md. Exit status: 0 finished, 1 an error that
-is named, 130 interrupted after writing a checkpoint.
+config, a run continues from its last checkpoint. --check shows what it would learn from and ends. The run folder
+receives best.safetensors and last.safetensors (the teacher), state.pt (for resuming), log.jsonl, log.csv, pictures and
+report.md. Exit status: 0 finished or checked, 1 an error that is named, 130 interrupted after writing a checkpoint.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 import yaml
 
 from semillie_core.data import DataError
-from semillie_core.training import Result, TrainConfig, TrainingError, train
+from semillie_core.training import Result, TrainConfig, TrainingError, rehearse, train
 from semillie_core.training.options import describe
 from semillie_core.training.presets import PRESETS, preset
 from semillie_core.weights import CheckpointError
@@ -37,6 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         config = read_config(options.config, options.preset, options.set)
+        if options.check:
+            rehearsal = rehearse(config, options.sheets)
+            print("\n".join([*rehearsal.report, *(f"written: {sheet}" for sheet in rehearsal.sheets)]))
+            return 0
         with progress_display(config.steps, options.every) as display:
             result = train(config, on_step=display)
     except (DataError, TrainingError, CheckpointError, ValueError, OSError, yaml.YAMLError) as error:
@@ -185,6 +190,15 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="KEY=VALUE",
         help="change one option, dotted for nested ones: --set loss.ssim=0.3 (the value is read as YAML)",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="load config and data, say what was found and what was left out, write contact sheets of the first batch "
+        "of every phase into the run folder's check folder, and end without training",
+    )
+    parser.add_argument(
+        "--sheets", type=Path, metavar="FOLDER", help="where --check writes the contact sheets"
     )
     parser.add_argument("--every", type=int, default=20, help="steps between printed lines (default: 20)")
     return parser

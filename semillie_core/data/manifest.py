@@ -33,9 +33,9 @@ class ManifestEntry:
     bytes: int
     """Size of the file."""
     width: int
-    """Pixels, as stored."""
+    """Pixels of the upright photo."""
     height: int
-    """Pixels, as stored."""
+    """Pixels of the upright photo."""
     role: str
     """One of :data:`ROLES`."""
     split: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import os
 from collections import Counter
@@ -19,7 +18,7 @@ from PIL import Image
 
 from .layouts import FoundFolder, FoundPhoto, find_photos
 from .manifest import SPLITS, ManifestEntry, read_manifest
-from .pairs import DataError
+from .pairs import DataError, read_rgb
 from .scenes import SAME_SCENE, Groups, agreement, fingerprint, similar
 
 _EXAMPLES = 5
@@ -263,12 +262,11 @@ class _Item:
 def _measure(path: Path) -> _Photo | Dropped:
     try:
         content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            width, height = image.size
-            grey = image.convert("L")
-    # Decoders raise what they like for broken files.
-    except Exception as error:
+        pixels = read_rgb(path).permute(1, 2, 0).numpy()
+    except (DataError, OSError) as error:
         return Dropped(path, "cannot be read", f"{type(error).__name__}: {error}")
+    height, width = pixels.shape[:2]
+    grey = Image.fromarray(pixels).convert("L")
     brightness = float(np.asarray(grey.resize((64, 64), Image.Resampling.BOX), np.float64).mean())
     digest = hashlib.sha256(content).hexdigest()
     return _Photo(path, digest, len(content), width, height, brightness, fingerprint(grey))

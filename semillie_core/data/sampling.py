@@ -10,6 +10,8 @@ frames of a batch have one aspect ratio, so photos of any size mix in it.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -23,8 +25,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from .config import DataConfig
 from .manifest import pairs_of, read_manifest, trained_on, unpaired_of
-from .pairs import DataError, Pair, find_images, find_pairs
-from .photos import PhotoStore, to_float
+from .pairs import (
+    DataError,
+    Pair,
+    differ_in_size,
+    find_images,
+    find_pairs,
+    find_unpaired,
+    named,
+    to_float,
+    upright_size,
+)
+from .photos import PhotoStore, short_digest
 from .random import chance, integer, seeded, uniform
 from .views import StrongView, darken, recolour, relight
 
@@ -32,6 +44,8 @@ _PAIRED, _UNPAIRED, _FRACTION = 0, 1, 2
 """Streams of randomness."""
 _WHOLE_BATCH = -1
 """Slot of what holds for all slots."""
+_REASONS = 10
+"""Rejected photos that the report names."""
 _RELEASED_MARGIN = 280 / 256
 """The released trainer squashes pairs to 280 pixels for crops of 256."""
 
@@ -128,19 +142,21 @@ class TrainingData:
         self.photos = PhotoStore(config.cache_mib << 20, config.max_corrupt)
         self.report: list[str] = []
         """What was found and what was left out, in words."""
-        self.pseudo_labels: Callable[[Path], Tensor | None] = lambda path: None
-        """Looks up an unpaired photo's pseudo-label, ``(3, H, W)`` float in landscape orientation."""
+        self.pseudo_labels: Callable[[Path], Tensor | None] | None = None
+        """Looks up an unpaired photo's pseudo-label, ``(3, H, W)`` float in landscape orientation; must pickle."""
         self._pairs: list[list[Pair]] = []
         self._pair_weights: list[float] = []
         self._manifest = read_manifest(config.manifest) if config.manifest else []
         left_out: list[Path] = []
         sources = [(s.low, find_pairs(s.low, s.high), s.weight) for s in config.sources]
         sources.append((config.manifest, pairs_of(self._manifest, "train"), 1.0))
+        names, spares = [], []
         for name, pairs, weight in sources:
             if not pairs:
                 continue
             kept, spare = self._share(pairs)
-            self.report.append(f"{name}: {len(kept)} pairs used, {len(spare)} left out by pair_fraction")
+            names.append(name)
+            spares.append(len(spare))
             self._pairs.append(kept)
             self._pair_weights.append(weight)
             left_out += [pair.low for pair in spare]
@@ -148,27 +164,38 @@ class TrainingData:
         self._unpaired_weights: list[float] = []
         folders = [(u.folder, find_images(u.folder), u.weight) for u in config.unpaired]
         folders.append((config.manifest, unpaired_of(self._manifest), 1.0))
-        for name, paths, weight in folders:
-            if not paths:
-                continue
-            self.report.append(f"{name}: {len(paths)} unpaired photos")
+        if config.unpaired_from_pairs:
+            folders.append(("dark photos of left-out pairs", left_out, 1.0))
+        folders = [folder for folder in folders if folder[1]]
+        for _, paths, weight in folders:
             self._unpaired.append(paths)
             self._unpaired_weights.append(weight)
-        if config.unpaired_from_pairs and left_out:
-            self.report.append(f"{len(left_out)} dark photos of left-out pairs join the unpaired")
-            self._unpaired.append(left_out)
-            self._unpaired_weights.append(1.0)
         if not self._pairs:
             raise DataError(
                 "There are no pairs to learn from: name folders in data.sources, or a manifest in data.manifest."
             )
         self._sizes: dict[Path, tuple[int, int]] = {}
+        """Height and width in landscape."""
         for photo_list in self._unpaired:
             photo_list[:] = [path for path in photo_list if self._measure(path)]
         for pair_list in self._pairs:
             pair_list[:] = [pair for pair in pair_list if self._measure_pair(pair)]
         if not all(self._pairs) or not all(self._unpaired):
-            raise DataError("A source of training photos has no readable photo left.")
+            raise self._nothing_left()
+        # Counted when they have been looked at.
+        for name, kept, count in zip(names, self._pairs, spares, strict=True):
+            self.report.append(f"{name}: {len(kept)} pairs used, {count} left out by pair_fraction")
+        for (name, _, _), paths in zip(folders, self._unpaired, strict=True):
+            self.report.append(f"{name}: {len(paths)} unpaired photos")
+        for source in config.sources:
+            if alone := find_unpaired(source.low, source.high):
+                self.report.append(
+                    f"{source.low}: {len(alone)} photos have no partner of the same name and are left out: "
+                    f"{named(alone)}"
+                )
+        if self.photos.corrupt:
+            reasons = list(self.photos.corrupt.values())
+            self.report.append(f"{len(reasons)} photos cannot be used: " + " ".join(reasons[:_REASONS]))
 
     @property
     def unpaired_photos(self) -> list[Path]:
@@ -179,7 +206,7 @@ class TrainingData:
         """The validation pairs.
 
         Raises:
-            DataError: The folders cannot be used, or a photo is in training, too.
+            DataError: The folders or a photo cannot be used, a pair differs in size, or a photo is in training, too.
         """
         if self.config.val_low:
             pairs = find_pairs(self.config.val_low, self.config.val_high)
@@ -192,11 +219,43 @@ class TrainingData:
                 )
         else:
             pairs = pairs_of(self._manifest, "val")
-        trained = {pair.low.resolve() for source in self._pairs for pair in source}
-        seen = [str(pair.low) for pair in pairs if pair.low.resolve() in trained]
-        if seen:
-            raise DataError(f"Validation photos are among the training photos: {', '.join(seen[:5])}.")
+        for pair in pairs:
+            low, high = upright_size(pair.low), upright_size(pair.high)
+            if low != high:
+                raise DataError(differ_in_size(pair, low, high))
+        copies = self._trained_copies([path for pair in pairs for path in (pair.low, pair.high)])
+        if copies:
+            raise DataError(
+                f"{len(copies)} validation photos are among the training photos: "
+                + ", ".join(f"{path} is {copy}" for path, copy in list(copies.items())[:5])
+                + ". Take them out of one of the two."
+            )
         return pairs
+
+    def digests(self, validation: Sequence[Pair]) -> dict[str, str]:
+        """A digest of every photo in use, training's and some validation pairs', by its path as the config has it.
+
+        Photos of the manifest have their path below it, so that it can move with them.
+        """
+        pairs = [*(pair for source in self._pairs for pair in source), *validation]
+        paths = {*(path for pair in pairs for path in (pair.low, pair.high)), *self.unpaired_photos}
+        listed = {entry.path for entry in self._manifest}
+        folder = Path(self.config.manifest).absolute().parent
+        return {
+            (Path(os.path.relpath(path, folder)) if path in listed else path).as_posix(): short_digest(path)
+            for path in sorted(paths)
+        }
+
+    def _trained_copies(self, paths: Sequence[Path]) -> dict[Path, Path]:
+        """Of some files those that training has, too, by content, with where it has them."""
+        trained = [path for source in self._pairs for pair in source for path in (pair.low, pair.high)]
+        # Few files share their size with another, so few are read.
+        sizes = {path: path.stat().st_size for path in (*trained, *self.unpaired_photos)}
+        wanted = {path.stat().st_size for path in paths}
+        digests = {_sha256(path): path for path, size in sizes.items() if size in wanted}
+        known = set(sizes.values())
+        copies = {path: digests.get(_sha256(path)) for path in paths if path.stat().st_size in known}
+        return {path: copy for path, copy in copies.items() if copy is not None}
 
     def paired(self, step: int, size: int, crop: int, slots: Sequence[int] | None = None) -> Batch:
         """The pairs of a step.
@@ -235,7 +294,7 @@ class TrainingData:
             if self.config.light_colour_jitter:
                 low, high = recolour(low, high, self.config.light_colour_jitter, generator)
             window, region = self._window(low, crop, generator)
-            samples.append((low[window], high[window], self._shrink(low, shape), region))
+            samples.append((low[window], high[window], self._shrink(low, shape, place), region))
         return Batch(*(torch.stack(column) for column in zip(*samples, strict=True)))
 
     def unpaired(self, step: int, size: int, crop: int, slots: Sequence[int] | None = None) -> UnpairedBatch:
@@ -264,7 +323,7 @@ class TrainingData:
             weak = _oriented(self._cut(photo, place, crop, target), place)
             window, region = self._window(weak, crop, generator)
             strong = view.of_frame(weak, generator)
-            label = self.pseudo_labels(path)
+            label = None if self.pseudo_labels is None else self.pseudo_labels(path)
             if label is None:
                 pseudo = torch.zeros_like(weak[window])
             else:
@@ -273,8 +332,8 @@ class TrainingData:
                 (
                     weak[window],
                     view.of_crop(strong[window], generator),
-                    self._shrink(weak, shape),
-                    self._shrink(strong, shape),
+                    self._shrink(weak, shape, place),
+                    self._shrink(strong, shape, place),
                     region,
                     pseudo,
                     torch.tensor(label is not None),
@@ -291,20 +350,25 @@ class TrainingData:
         kept = [pair for pair in pairs if (pair.scene or pair.name) in chosen]
         return kept, [pair for pair in pairs if (pair.scene or pair.name) not in chosen]
 
-    def _measure(self, path: Path) -> bool:
+    def _measure(self, path: Path) -> tuple[int, int] | None:
         size = self.photos.size(path)
-        if size is None:
-            return False
-        self._sizes[path] = size
-        return True
+        if size is not None:
+            self._sizes[path] = (min(size), max(size))
+        return size
 
     def _measure_pair(self, pair: Pair) -> bool:
-        if not (self._measure(pair.low) and self._measure(pair.high)):
+        low, high = self._measure(pair.low), self._measure(pair.high)
+        if low is None or high is None:
             return False
-        if self._sizes[pair.low] != self._sizes[pair.high]:
-            self.photos.reject(pair.low, f"{pair.low} and {pair.high} differ in size.")
+        # Upright: one turned by a quarter against the other shows other pixels in the same place.
+        if low != high:
+            self.photos.reject(pair.low, differ_in_size(pair, low, high))
             return False
         return True
+
+    def _nothing_left(self) -> DataError:
+        reasons = "\n  ".join(list(self.photos.corrupt.values())[:_REASONS])
+        return DataError(f"A source of training photos has no readable photo left:\n  {reasons}")
 
     def _pick_pair(
         self, pairs: list[Pair], step: int, slot: int
@@ -315,6 +379,8 @@ class TrainingData:
             low, high = self.photos.read(pair.low), self.photos.read(pair.high)
             if low is not None and high is not None:
                 return pair, low, high, generator
+            if all({p.low, p.high} & self.photos.corrupt.keys() for p in pairs):
+                raise self._nothing_left()
 
     def _pick_unpaired(self, paths: list[Path], step: int, slot: int) -> tuple[Path, Tensor, torch.Generator]:
         generator = seeded(self.seed, _UNPAIRED, step, slot)
@@ -323,6 +389,8 @@ class TrainingData:
             photo = self.photos.read(path)
             if photo is not None:
                 return path, photo, generator
+            if all(p in self.photos.corrupt for p in paths):
+                raise self._nothing_left()
 
     def _frame_shape(self, size: tuple[int, int], aspect: tuple[int, int], scale: float) -> tuple[int, int]:
         """The largest frame of an aspect ratio inside a photo, times ``scale``."""
@@ -378,15 +446,20 @@ class TrainingData:
         region = [top / height, left / width, edges[0] / height, edges[1] / width]
         return window, torch.tensor(region)
 
-    def _shrink(self, image: Tensor, shape: tuple[int, int]) -> Tensor:
+    def _shrink(self, image: Tensor, shape: tuple[int, int], place: _Placement) -> Tensor:
         """A frame's thumbnail; all frames of a batch get the same size."""
         if not self.thumbnail:
             return image.new_zeros(3, 1, 1)
         scale = min(1.0, self.thumbnail / max(shape))
         size = [max(1, round(edge * scale)) for edge in shape]
-        if image.shape[1] > image.shape[2]:
+        # Not by the frame's own proportions: a square one fits a batch of either orientation.
+        if place.turned:
             size.reverse()
         return F.interpolate(image[None], size, mode="area")[0]
+
+
+def _sha256(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
 
 
 def _draw(weights: list[float], generator: torch.Generator) -> int:
@@ -415,6 +488,12 @@ class _Steps(Dataset[StepData]):
         return StepData(paired, unpaired)
 
 
+def _leave_process_group(worker: int) -> None:
+    """Signals to the run's group, by a launcher or a terminal, are the run's to answer: it still needs its workers."""
+    if hasattr(os, "setpgid"):  # not on Windows
+        os.setpgid(0, 0)
+
+
 def steps(
     data: TrainingData,
     shape: Callable[[int], StepShape],
@@ -428,7 +507,7 @@ def steps(
 
     Args:
         data: Where they come from; its config says how many workers.
-        shape: Sizes of a step's global batches.
+        shape: Sizes of a step's global batches; must pickle where worker processes are not forked.
         start: First step.
         stop: One past the last.
         rank: Number of this process among those that share the global batches.
@@ -442,6 +521,7 @@ def steps(
             sampler=range(start, stop),
             num_workers=data.config.workers,
             pin_memory=data.config.pin_memory,
+            worker_init_fn=_leave_process_group,
         )
         return
     with ThreadPoolExecutor(1) as pool:

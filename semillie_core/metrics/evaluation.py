@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..data import DataError, Pair, read_rgb
+from ..data import DataError, Pair
 from ..data.manifest import read_manifest, trained_on
+from ..data.pairs import differ_in_size, read_levels, to_float
 from .aggregate import Interval, MeanScore
 from .colour import delta_e_2000
 from .exposure import exposure_error, loe
@@ -37,6 +38,8 @@ LABELS = {
 }
 """Column titles. Arrows show the better direction; exposure is best at 0 (above: too bright). GT-mean scores use the
 reference's brightness."""
+_PARTICULAR = ("ssim", "lpips_alex", "niqe", "ssim_gt_mean")
+"""Metrics that need images of a least size."""
 
 
 class EvaluationError(ValueError):
@@ -53,6 +56,8 @@ class Evaluation:
     """Per metric: mean over the images with its 95 % bootstrap interval."""
     seen_in_training: tuple[str, ...]
     """Images whose photo or scene the enhancer was trained on; a score that has any is no evidence."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Metrics without scores, because an image is too small for them, and which."""
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON types; values that are not finite become text or null."""
@@ -60,6 +65,7 @@ class Evaluation:
             "protocol": "full resolution, RGB in [0, 1], not rounded, plain scores; *_gt_mean apart",
             "count": len(self.images),
             "seen_in_training": list(self.seen_in_training),
+            "left_out": self.left_out,
             "means": {
                 name: {end: _json_number(value) for end, value in interval._asdict().items()}
                 for name, interval in self.means.items()
@@ -90,6 +96,8 @@ class Evaluation:
             intervals.append("–" if math.isnan(low) else f"{_decimals(name, low)} … {_decimals(name, high)}")
         lines.append(f"| **mean of {len(self.images)}** | " + " | ".join(means) + " |")
         lines.append("| 95 % interval | " + " | ".join(intervals) + " |")
+        for name, reason in self.left_out.items():
+            lines += ["", f"Without {LABELS[name][:-2]}: {reason}"]
         if self.seen_in_training:
             lines += ["", f"**Not a test: {_seen_text(self.seen_in_training)}.**"]
         return "\n".join(lines) + "\n"
@@ -116,7 +124,8 @@ def evaluate(
         on_image: Called with (done, total) after every pair.
 
     Returns:
-        Scores per image and their means, plain ones first. NIQE is left out if an image is too small for it.
+        Scores per image and their means, plain ones first. SSIM, LPIPS and NIQE are left out if an image is too small
+        for them.
 
     Raises:
         EvaluationError: No pairs, sizes that do not match, a missing result, or images whose photo or scene was
@@ -144,34 +153,41 @@ def evaluate(
         }.items()
         if metric is not None
     }
+    left_out: dict[str, str] = {}
     for done, pair in enumerate(pairs, start=1):
-        low, high = (read_rgb(path).unsqueeze(0).float() / 255 for path in (pair.low, pair.high))
+        low, high = (to_float(read_levels(path))[None] for path in (pair.low, pair.high))
         if low.shape != high.shape:
-            raise EvaluationError(
-                f"{pair.low} and {pair.high} differ in size: {_size(low)} and {_size(high)} pixels."
-            )
+            raise EvaluationError(differ_in_size(pair, low.shape[2:], high.shape[2:]))
         with torch.no_grad():
             made = enhancer(low) if callable(enhancer) else _finished(enhancer, pair.name)
         output = made.float().cpu().clamp(0, 1)
         if output.shape != low.shape:
             raise EvaluationError(f"The enhancer returned {tuple(output.shape)} for {tuple(low.shape)}.")
-        for name, score in scores.items():
-            if name == "niqe":
-                score.update(output)
-            else:
-                score.update(output, low if name == "loe" else high)
+        for name, score in list(scores.items()):
+            try:
+                if name == "niqe":
+                    score.update(output)
+                else:
+                    score.update(output, low if name == "loe" else high)
+            except ValueError as error:
+                if name not in _PARTICULAR:
+                    raise
+                # A mean over fewer images than the others would not stand beside them.
+                left_out[name] = f"{pair.name}: {error}"
+                del scores[name]
         if on_image is not None:
             on_image(done, len(pairs))
     table = {
         pair.name: {name: score.scores[i] for name, score in scores.items()} for i, pair in enumerate(pairs)
     }
-    return Evaluation(table, {name: score.interval() for name, score in scores.items()}, seen)
+    means = {name: score.interval() for name, score in scores.items()}
+    return Evaluation(table, means, seen, left_out)
 
 
 def _finished(results: Mapping[str, Path], name: str) -> Tensor:
     if name not in results:
         raise EvaluationError(f"There is no result for {name}: every pair needs one of its name.")
-    return read_rgb(results[name]).unsqueeze(0).float() / 255
+    return to_float(read_levels(results[name]))[None]
 
 
 def seen_in_training(pairs: Sequence[Pair], manifest: str | Path) -> tuple[str, ...]:
@@ -205,7 +221,3 @@ def _json_number(value: float) -> float | str | None:
     if math.isnan(value):
         return None
     return value if math.isfinite(value) else str(value)
-
-
-def _size(images: Tensor) -> str:
-    return f"{images.shape[3]}x{images.shape[2]}"

@@ -12,6 +12,7 @@ from .config import (
 from .errors import TrainingError
 from .fine_tune import FineTuned, FineTuneOptions, fine_tune
 from .objective import Objective
+from .rehearsal import Rehearsal, rehearse
 from .report import write_report
 from .step import MeanTeacherStep, run_steps, whole_frames
 from .trainer import Result, train
@@ -25,12 +26,14 @@ __all__ = [
     "Objective",
     "OptimizerConfig",
     "Phase",
+    "Rehearsal",
     "Result",
     "RuntimeConfig",
     "TeacherConfig",
     "TrainConfig",
     "TrainingError",
     "fine_tune",
+    "rehearse",
     "run_steps",
     "train",
     "whole_frames",

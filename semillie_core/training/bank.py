@@ -57,7 +57,7 @@ class PseudoLabelBank:
         current = {name for name, _ in self._entries.values()}
         for path in self.folder.glob("*.safetensors"):
             if path.name not in current:
-                path.unlink()
+                path.unlink(missing_ok=True)  # another process may be at it, too
 
     def lookup(self, path: Path) -> Tensor | None:
         """The label of a photo, ``(3, H, W)`` float in [0, 1]; ``None`` where there is none."""

@@ -63,7 +63,8 @@ class ConsistencyConfig:
     weight: float = 0.1
     """Weight of all terms on unpaired photos once the ramp is over."""
     ramp_steps: int = 1000
-    """Steps over which that weight grows along ``exp(-5 (1 - t)^2)``; 0 starts with all of it."""
+    """Steps over which that weight grows along ``exp(-5 (1 - t)^2)``, from the first with unpaired photos on; 0 starts
+    with all of it. The released schedule takes 100 epochs from the run's start instead."""
     contrastive: float = 1.0
     """Weight of the semantic contrastive loss beside the L1 distance to the teacher."""
     contrastive_form: str = "bounded"
@@ -79,6 +80,9 @@ class ConsistencyConfig:
             raise ValueError(
                 f"consistency.contrastive_form must be bounded, ratio or attract, got {self.contrastive_form!r}."
             )
+        for name in ("ramp_steps", "bank_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"consistency.{name} must not be negative, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,8 @@ class TrainConfig:
     spandrel: str = ""
     """Train another 1x restoration architecture instead: a checkpoint that spandrel recognises."""
     init: str = ""
-    """Start from this checkpoint (a bundled name or a file) instead of random weights; it must be of ``network``."""
+    """Start from this checkpoint (a bundled name or a file) instead of random weights; it must be of ``network``,
+    ``drop_path_rate`` aside."""
     encoder: str = ""
     """RAM or RAM++ checkpoint for the semantic losses; empty takes the bundled EfficientNet-Lite0."""
     phases: tuple[Phase, ...] = (Phase(1000, 4, 192),)
@@ -184,13 +189,20 @@ class TrainConfig:
     distances, un-normalised input to RAM, no weight-decay exemptions, and a teacher that drops paths in its first
     epoch."""
     val_every: int = 500
-    """Steps between validations; the best weights by plain validation PSNR are kept."""
+    """Steps between validations; the best weights by plain validation PSNR are kept. 0 never validates."""
     checkpoint_every: int = 250
     """Steps between resumable checkpoints."""
     pictures_every: int = 0
     """Steps between pictures of input, student, teacher and reference; 0 makes none."""
     seed: int = 0
     """Seed of initialisation and batches."""
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise ValueError("phases must name at least one phase.")
+        for name, least in (("val_every", 0), ("checkpoint_every", 1), ("pictures_every", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
 
     @property
     def steps(self) -> int:

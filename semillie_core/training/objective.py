@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..data import Batch, StepData, UnpairedBatch
 from ..losses import colour_loss, detail_loss, gradient_loss, ssim_loss, structure_loss
 from ..losses.semantic import SemanticContrastiveLoss, SemanticPerceptualLoss
+from ..precision import full_precision
 from ..ram import SemanticEncoder
 from .config import TrainConfig
 from .errors import TrainingError
@@ -70,7 +71,7 @@ class Objective(nn.Module):
         """
         terms = self._paired_terms(data.paired, step)
         if data.unpaired is not None:
-            weight = consistency_weight(self.config.consistency, self.config.optimizer, step)
+            weight = consistency_weight(self.config, step)
             terms |= {name: weight * term for name, term in self._unpaired_terms(data.unpaired).items()}
         return terms
 
@@ -78,7 +79,7 @@ class Objective(nn.Module):
         weights, compat = self.config.loss, self.config.official_compat
         output = self._enhance(View(batch.low, batch.thumbnail, batch.region))
         # Sums of squares over windows cancel in bf16.
-        with torch.autocast(batch.low.device.type, enabled=False):
+        with full_precision(batch.low.device):
             terms = {"structure": structure_loss(output.image, batch.high)}
             if weights.ssim:
                 terms["ssim"] = weights.ssim * ssim_loss(output.image, batch.high)
@@ -102,7 +103,7 @@ class Objective(nn.Module):
         target = self._pseudo_label(batch)
         output = self._enhance(View(batch.strong, batch.strong_thumbnail, batch.region))
         terms = {"consistency": F.l1_loss(output.image, target)}
-        if weights.contrastive:
+        if weights.weight and weights.contrastive:  # as TrainConfig.needs_encoder has it
             contrast = self.contrastive(output.image, target, batch.strong)
             terms["contrastive"] = weights.contrastive * contrast
         return terms

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
-from .config import ConsistencyConfig, OptimizerConfig, TeacherConfig, TrainConfig
+from .config import OptimizerConfig, TeacherConfig, TrainConfig
 
 _RELEASED_RAMP_EPOCHS = 100
 _RELEASED_DROPS = (101, 151)
@@ -33,13 +34,21 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return optimizer.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def consistency_weight(config: ConsistencyConfig, optimizer: OptimizerConfig, step: int) -> float:
-    """``weight * exp(-5 (1 - t)^2)`` with t the progress of the ramp; the released schedule counts 100 epochs."""
-    if optimizer.schedule == "released":
-        progress = min(epoch(optimizer, step) / _RELEASED_RAMP_EPOCHS, 1.0)
+def consistency_weight(config: TrainConfig, step: int) -> float:
+    """``weight * exp(-5 (1 - t)^2)`` with t the progress of the ramp.
+
+    It begins with the first step that has unpaired photos; the released schedule counts 100 epochs of the run.
+    """
+    consistency = config.consistency
+    if config.optimizer.schedule == "released":
+        progress = min(epoch(config.optimizer, step) / _RELEASED_RAMP_EPOCHS, 1.0)
+    elif consistency.ramp_steps:
+        supervised = itertools.takewhile(lambda phase: not phase.unpaired, config.phases)
+        first = sum(phase.steps for phase in supervised)
+        progress = min(max(step - first, 0) / consistency.ramp_steps, 1.0)
     else:
-        progress = min(step / config.ramp_steps, 1.0) if config.ramp_steps else 1.0
-    return config.weight * math.exp(-5.0 * (1.0 - progress) ** 2)
+        progress = 1.0
+    return consistency.weight * math.exp(-5.0 * (1.0 - progress) ** 2)
 
 
 def teacher_decay(config: TeacherConfig, step: int) -> float:

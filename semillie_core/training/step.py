@@ -99,7 +99,6 @@ class MeanTeacherStep:
 
     def _accumulate_gradient(self, data: StepData, step: int) -> dict[str, float]:
         parts = _split(data, self.config.optimizer.accumulate)
-        amp = self.config.runtime.amp
         terms: dict[str, Tensor] = {}
         for index, part in enumerate(parts):
             hold = (
@@ -108,7 +107,7 @@ class MeanTeacherStep:
                 else contextlib.nullcontext()
             )
             with hold:
-                with torch.autocast(self.process.device.type, _AMP.get(amp), enabled=amp != "off"):
+                with self._precision():
                     losses: dict[str, Tensor] = self.objective(part, step)
                 total = torch.stack(list(losses.values())).sum() / len(parts)
                 self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
@@ -119,6 +118,13 @@ class MeanTeacherStep:
         if broken:
             raise TrainingError(f"At step {step} the loss is not finite ({', '.join(broken)}). {_REMEDY}")
         return means
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        amp = self.config.runtime.amp
+        # Even a disabled autocast is refused by devices that have none.
+        return (
+            contextlib.nullcontext() if amp == "off" else torch.autocast(self.process.device.type, _AMP[amp])
+        )
 
     def _clip_gradient(self, step: int) -> None:
         self.scaler.unscale_(self.optimizer)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..inference.tiling import plan_tiles
 from ..network import SemiLLIE
 from ..weights import load_model
 from .config import TrainConfig
 from .errors import TrainingError
+
+LARGEST_WHOLE = 1 << 20
+"""Pixels up to which a photo is enhanced in one piece."""
+_TILE = 1024
 
 
 class View(NamedTuple):
@@ -44,7 +51,8 @@ def build_student(config: TrainConfig) -> nn.Module:
     network = SemiLLIE(config.network)
     if config.init:
         trained = load_model(config.init).network
-        if trained.config != config.network:
+        # Dropping paths is a matter of training alone.
+        if replace(trained.config, drop_path_rate=config.network.drop_path_rate) != config.network:
             raise TrainingError(
                 f"init {config.init} is another network than the config's: {trained.config} and {config.network}. "
                 "Change network."
@@ -90,6 +98,29 @@ def enhance_view(network: nn.Module, view: View) -> Enhanced:
         return Enhanced(network(view.image).image, None)
     prediction = network(view.image, network.estimate_frame(view.thumbnail), view.region)
     return Enhanced(prediction.image, prediction.illumination)
+
+
+def enhance_photo(network: nn.Module, photo: Tensor) -> Tensor:
+    """Run a student or teacher over whole photos ``(B, 3, H, W)``; large ones in tiles, so that memory stays bounded.
+
+    Raises:
+        TrainingError: As :func:`enhance_view`.
+    """
+    height, width = photo.shape[2:]
+    tiles = plan_tiles(height, width, _TILE if height * width > LARGEST_WHOLE else None)
+    total, weights = torch.zeros_like(photo), photo.new_zeros(1, 1, height, width)
+    for tile in tiles:
+        part = (slice(None), slice(None), tile.rows, tile.columns)
+        region = [tile.top / height, tile.left / width, tile.height / height, tile.width / width]
+        # Every tile is told of the whole frame, so that they agree on its exposure.
+        view = View(photo[part], photo, photo.new_tensor([region]).expand(len(photo), 4))
+        output = enhance_view(network, view).image
+        if len(tiles) == 1:
+            return output
+        window = tile.window(height, width).to(photo)
+        total[part] += output * window
+        weights[part] += window
+    return total / weights
 
 
 def _enhance_padded(network: nn.Module, image: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data import Pair, StepData, StepShape, TrainingData, read_rgb, steps
+from ..data import Pair, StepData, StepShape, TrainingData, steps
 from ..data.manifest import read_manifest
-from ..data.photos import to_float
+from ..data.pairs import named, read_levels, to_float
+from ..data.photos import short_digest
 from ..data.sampling import to_device
 from ..files import atomic_write
 from ..metrics import psnr, psnr_gt_mean, ssim
@@ -36,10 +38,7 @@ from .mean_teacher import make_teacher
 from .pictures import write_grid
 from .report import write_report
 from .step import MeanTeacherStep
-from .students import View, build_student, enhance_view
-
-_LARGEST_LABEL = 1 << 20
-"""Pixels above which a pseudo-label is made at half the resolution, again and again."""
+from .students import LARGEST_WHOLE, View, build_student, enhance_photo, enhance_view
 
 
 @dataclass(frozen=True)
@@ -93,12 +92,13 @@ def train(
 
 class _Run:
     def __init__(self, config: TrainConfig, process: Process, student: nn.Module | None) -> None:
-        _check(config, process, student)
+        check_config(config, process)
         self.config, self.process = config, process
         self.folder = Path(config.run_dir)
         if config.runtime.threads:
             torch.set_num_threads(config.runtime.threads)
         torch.manual_seed(config.seed)
+        given = student is not None
         student = build_student(config) if student is None else student
         if config.runtime.checkpoint_blocks:
             _checkpoint_blocks(student)
@@ -107,12 +107,14 @@ class _Run:
         self.take_step = MeanTeacherStep(
             config, self.student, self.teacher, _encoder(config, process), process
         )
-        self.data = TrainingData(config.data, config.seed, config.network.thumbnail)
-        self.validation_pairs = self.data.validation()
+        self.data, self.validation_pairs = load_data(config)
+        self.files = self.data.digests(self.validation_pairs) | _weight_digests(config, given=given)
         self.bank: PseudoLabelBank | None = None
         if config.consistency.bank_every:
             self.bank = PseudoLabelBank(self.folder / "bank", self.data.unpaired_photos)
             self.data.pseudo_labels = self.bank.lookup
+        # Not a method: what a worker process is sent must not hold the networks.
+        self._shape = partial(shape_of, config)
         self.step, self.best_psnr, self.best_step = 0, -math.inf, -1
         # Processes drop different paths.
         torch.manual_seed(config.seed * 1_000_003 + process.rank)
@@ -165,10 +167,6 @@ class _Run:
             self.step == config.steps,
         )
 
-    def _shape(self, step: int) -> StepShape:
-        phase = self.config.phase(step)
-        return StepShape(phase.batch_size, phase.unpaired, phase.crop)
-
     def _next_refresh(self) -> int:
         every = self.config.consistency.bank_every
         return min(self.config.steps, (self.step // every + 1) * every) if every else self.config.steps
@@ -208,9 +206,9 @@ class _Run:
         if photo is None:
             return None
         image, size = to_float(photo)[None], photo.shape[1:]
-        while image.shape[2] * image.shape[3] > _LARGEST_LABEL:
+        while image.shape[2] * image.shape[3] > LARGEST_WHOLE:
             image = F.interpolate(image, scale_factor=0.5, mode="area")
-        label = enhance_view(self.teacher, _whole(image.to(self.process.device))).image.clamp(0, 1)
+        label = enhance_photo(self.teacher, image.to(self.process.device)).clamp(0, 1)
         return (
             F.interpolate(label, size, mode="bilinear")[0].cpu()
             if label.shape[2:] != size
@@ -252,6 +250,7 @@ class _Run:
                 "config_sha256": self.config.sha256(),
                 "config": json.dumps(self.config.to_dict()),
                 **self.take_step.state(),
+                "files": self.files,
                 "rng": rng,
                 "step": self.step,
                 "best_psnr": self.best_psnr,
@@ -279,6 +278,12 @@ class _Run:
                 f"{self.folder} holds a run with another config ({'; '.join(changed)}). Choose another run_dir or "
                 "remove it."
             )
+        # Earlier versions did not note the files.
+        if changed := _changed_files(state.get("files", self.files), self.files):
+            raise TrainingError(
+                f"{self.folder} holds a run on other files: {'; '.join(changed)}. Put them back, choose another "
+                "run_dir or remove it."
+            )
         try:
             self.take_step.restore(state)
         except (RuntimeError, ValueError) as error:
@@ -292,36 +297,68 @@ class _Run:
         self.step, self.best_psnr, self.best_step = state["step"], state["best_psnr"], state["best_step"]
 
 
+def _weight_digests(config: TrainConfig, *, given: bool) -> dict[str, str]:
+    """A digest of every file of weights that the config names and the run uses."""
+    used = (config.encoder,) if given else (config.encoder, config.init, config.spandrel)
+    return {name: short_digest(Path(name)) for name in used if name and Path(name).is_file()}
+
+
+def _changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What differs between the files of two runs, in words."""
+    kinds = {
+        "gone": [name for name in before if name not in now],
+        "new": [name for name in now if name not in before],
+        "changed": [name for name in before if now.get(name, before[name]) != before[name]],
+    }
+    return [f"{len(names)} {kind} ({named(names, 5)})" for kind, names in kinds.items() if names]
+
+
+def load_data(config: TrainConfig) -> tuple[TrainingData, list[Pair]]:
+    """A run's photos, and its validation pairs if it validates.
+
+    Raises:
+        TrainingError: A phase asks for unpaired photos, and there are none.
+        DataError: A folder or file of the data cannot be used.
+    """
+    data = TrainingData(config.data, config.seed, config.network.thumbnail)
+    if any(phase.unpaired for phase in config.phases) and not data.unpaired_photos:
+        raise TrainingError(
+            "A phase asks for unpaired photos, and there are none: name folders in data.unpaired, or a manifest "
+            "that has some; with data.unpaired_from_pairs, data.pair_fraction must leave pairs out."
+        )
+    return data, data.validation() if config.val_every else []
+
+
+def shape_of(config: TrainConfig, step: int) -> StepShape:
+    """Sizes of the global batches of a step."""
+    phase = config.phase(step)
+    return StepShape(phase.batch_size, phase.unpaired, phase.crop)
+
+
 @torch.no_grad()
 def score_pairs(network: nn.Module, pairs: list[Pair]) -> list[tuple[float, float, float]]:
     """Plain PSNR (dB), SSIM and GT-mean PSNR of whole photos, clamped to [0, 1], on the network's device."""
     device = next(network.parameters()).device
     scores = []
     for pair in pairs:
-        low, high = (to_float(read_rgb(path))[None].to(device) for path in (pair.low, pair.high))
-        output = enhance_view(network, _whole(low)).image.float().clamp(0, 1)
+        low, high = (to_float(read_levels(path))[None].to(device) for path in (pair.low, pair.high))
+        output = enhance_photo(network, low).float().clamp(0, 1)
         scores.append(tuple(float(f(output, high)) for f in (psnr, ssim, psnr_gt_mean)))
     return scores  # type: ignore[return-value]
 
 
-def _whole(image: Tensor) -> View:
-    """Whole photos as a view; networks make the thumbnail themselves."""
-    return View(image, image, image.new_tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(image), 4))
+def check_config(config: TrainConfig, process: Process) -> None:
+    """Refuse what cannot be met, before anything is loaded.
 
-
-def _check(config: TrainConfig, process: Process, student: nn.Module | None) -> None:
+    Raises:
+        TrainingError: The run folder lies inside the data, or an option does not fit the others or the processes.
+    """
     run = Path(config.run_dir).resolve()
     for folder in _data_folders(config):
         if run.is_relative_to(Path(folder).resolve()):
             raise TrainingError(
                 f"run_dir {config.run_dir} lies inside the data folder {folder}, which stays as it is. Choose another."
             )
-    if any(p.unpaired for p in config.phases) and not (
-        config.data.unpaired or config.data.unpaired_from_pairs or config.data.manifest
-    ):
-        raise TrainingError(
-            "A phase asks for unpaired photos, and there are none: name folders in data.unpaired."
-        )
     shares = process.world * config.optimizer.accumulate
     for phase in config.phases:
         for name, count in (("batch_size", phase.batch_size), ("unpaired", phase.unpaired)):
@@ -384,15 +421,21 @@ def _write_description(folder: Path, config: TrainConfig, found: list[str]) -> N
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and termination set, instead of breaking the step; a second Ctrl-C breaks it."""
+    """An event that Ctrl-C and termination set, instead of breaking the step; a second Ctrl-C breaks it.
+
+    Further terminations do not: launchers send several, to each process and again to its group.
+    """
     event = threading.Event()
+    impatient = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
 
     def stop(number: int, frame: Any) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            if impatient.is_set():
+                raise KeyboardInterrupt
+            impatient.set()
         event.set()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

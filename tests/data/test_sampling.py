@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from semillie_core.data import (
     find_pairs,
     steps,
 )
-from semillie_core.data.photos import PhotoStore
+from semillie_core.data.manifest import write_manifest
+from semillie_core.data.photos import PhotoStore, short_digest
+from semillie_core.data.prepare import prepare
 from semillie_core.data.random import seeded
 from semillie_core.data.views import StrongView, blur, darken, recolour, relight
 
@@ -111,6 +114,43 @@ def test_crops_and_references_lie_on_the_same_place(folder):
         assert max(batch.thumbnail.shape[2:]) <= 16
 
 
+def test_a_dark_photo_that_was_stored_sideways_fits_its_upright_reference(tmp_path):
+    upright = np.random.default_rng(0).integers(0, 256, (60, 40, 3), dtype=np.uint8)
+    write(tmp_path / "high" / "a.png", upright)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    (tmp_path / "low").mkdir()
+    Image.fromarray(np.rot90(upright)).save(tmp_path / "low" / "a.png", exif=exif)
+    data = TrainingData(DataConfig((SourceConfig(str(tmp_path / "low"), str(tmp_path / "high")),)), 0, 16)
+    for step in range(4):
+        batch = data.paired(step, 2, 24)
+        assert torch.equal(batch.low, batch.high)
+
+
+def test_dark_photos_of_16_bits_keep_their_levels(tmp_path):
+    dark = np.linspace(0, 1300, 48 * 64).astype(np.uint16).reshape(48, 64)
+    for side in ("low", "high"):
+        write(tmp_path / side / "a.png", dark)
+    data = TrainingData(DataConfig((SourceConfig(str(tmp_path / "low"), str(tmp_path / "high")),)), 0, 16)
+    low = data.paired(0, 1, 0).low
+    assert len(low.unique()) > 1000
+    assert low.max() == pytest.approx(1300 / 65535)
+
+
+def test_photos_of_mixed_proportions_share_a_batch(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, size in (("wide", (400, 600)), ("square", (256, 256))):
+        for side in ("low", "high"):
+            write(tmp_path / side / f"{name}.png", rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+    low, high = str(tmp_path / "low"), str(tmp_path / "high")
+    data = TrainingData(DataConfig((SourceConfig(low, high),), unpaired=(UnpairedConfig(low),)), 0, 64)
+    shapes = set()
+    for step in range(12):
+        for thumbnail in (data.paired(step, 4, 256).thumbnail, data.unpaired(step, 4, 256).weak_thumbnail):
+            shapes.add(tuple(thumbnail.shape[2:]))
+    assert {(43, 64), (64, 43)} <= shapes
+
+
 def test_both_views_of_an_unpaired_photo_lie_on_the_same_place(config):
     still = StrongViewConfig(exposure_ev=0, white_balance=0, noise=0, blur=0)
     data = TrainingData(replace(config, strong=still), 0, 16)
@@ -179,8 +219,9 @@ def test_unreadable_photos_are_named_and_skipped_up_to_a_limit(config, folder, t
     (tmp_path / "night" / "cut.png").write_bytes(whole[: len(whole) // 2])
     broken = replace(config, unpaired=(UnpairedConfig(str(tmp_path / "night")),))
     data = TrainingData(replace(broken, max_corrupt=1), 0, 0)
-    for step in range(4):
-        assert data.unpaired(step, 2, 24).weak.shape == (2, 3, 24, 24)
+    with pytest.warns(UserWarning, match=r"cut\.png.*skipped from now on"):
+        for step in range(4):
+            assert data.unpaired(step, 2, 24).weak.shape == (2, 3, 24, 24)
     assert [path.name for path in data.photos.corrupt] == ["cut.png"]
     strict = TrainingData(broken, 0, 0)
     with pytest.raises(DataError, match=r"cut\.png"):
@@ -188,11 +229,85 @@ def test_unreadable_photos_are_named_and_skipped_up_to_a_limit(config, folder, t
             strict.unpaired(step, 2, 24)
 
 
-def test_pairs_of_different_size_are_refused(tmp_path):
-    write(tmp_path / "low" / "a.png", np.zeros((8, 8, 3), np.uint8))
+@pytest.mark.filterwarnings("ignore:Cannot read")
+def test_a_source_without_any_photo_that_decodes_ends_the_run(config, tmp_path):
+    for side in ("low", "high"):
+        write(tmp_path / side / "a.png", np.full((40, 40, 3), 9, np.uint8))
+    whole = (tmp_path / "low" / "a.png").read_bytes()
+    (tmp_path / "low" / "a.png").write_bytes(whole[: len(whole) // 2])
+    pairs = (SourceConfig(str(tmp_path / "low"), str(tmp_path / "high")),)
+    with pytest.raises(DataError, match=r"no readable photo left(.|\n)*low/a\.png"):
+        TrainingData(DataConfig(pairs, max_corrupt=9), 0, 0).paired(0, 1, 24)
+    night = replace(config, unpaired=(UnpairedConfig(str(tmp_path / "low")),), max_corrupt=9)
+    with pytest.raises(DataError, match="no readable photo left"):
+        TrainingData(night, 0, 0).unpaired(0, 1, 24)
+
+
+def test_the_report_counts_what_is_used_and_names_what_is_not(tmp_path):
+    photo = np.zeros((40, 60, 3), np.uint8)
+    for index in range(4):
+        write(tmp_path / "low" / f"{index}.png", photo)
+        write(tmp_path / "high" / f"{index}.png", photo)
+    for index in range(30):
+        write(tmp_path / "high" / f"{index}_gt.png", photo)
+    (tmp_path / "low" / "1.png").write_bytes(b"junk")
+    (tmp_path / "low" / "3.png").write_bytes((tmp_path / "low" / "3.png").read_bytes()[:20])
+    source = SourceConfig(str(tmp_path / "low"), str(tmp_path / "high"))
+    report = TrainingData(DataConfig((source,), max_corrupt=2), 0, 0).report
+    assert report[0] == f"{source.low}: 2 pairs used, 0 left out by pair_fraction"
+    assert "30 photos have no partner" in report[1]
+    assert "0_gt.png" in report[1] and "and 20 more" in report[1]
+    assert report[2].startswith("2 photos cannot be used")
+    assert "1.png" in report[2] and "3.png" in report[2]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 8)])
+def test_pairs_of_different_size_are_refused(tmp_path, size):
+    write(tmp_path / "low" / "a.png", np.zeros((*size, 3), np.uint8))
     write(tmp_path / "high" / "a.png", np.zeros((8, 9, 3), np.uint8))
     with pytest.raises(DataError, match="differ in size"):
         TrainingData(DataConfig((SourceConfig(str(tmp_path / "low"), str(tmp_path / "high")),)), 0, 0)
+
+
+@pytest.mark.parametrize("trained", ["low", "high", "night"])
+def test_validation_photos_that_are_copies_of_training_photos_are_refused(config, folder, tmp_path, trained):
+    rng = np.random.default_rng(5)
+    for side in ("low", "high"):
+        for name in ("a", "b"):
+            write(tmp_path / side / f"{name}.png", rng.integers(0, 256, (80, 50, 3), dtype=np.uint8))
+    held_out = replace(config, val_low=str(tmp_path / "low"), val_high=str(tmp_path / "high"))
+    assert len(TrainingData(held_out, 0, 0).validation()) == 2
+    side = tmp_path / ("high" if trained == "high" else "low")
+    (side / "b.png").write_bytes((folder / trained / "4.png").read_bytes())
+    with pytest.raises(DataError, match=rf"1 validation photos are among.*b\.png is .*{trained}/4\.png"):
+        TrainingData(held_out, 0, 0).validation()
+
+
+def test_digests_tell_ends_and_sizes_apart_and_follow_a_manifest(folder, tmp_path):
+    path = tmp_path / "a"
+    seen = set()
+    for content in (b"", b"a", b"a" * 200_000, b"a" * 199_999 + b"b", b"b" + b"a" * 199_999, b"a" * 199_999):
+        path.write_bytes(content)
+        seen.add(short_digest(path))
+    assert len(seen) == 6
+    found = []
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        for side in ("low", "high"):
+            shutil.copytree(folder / side, tmp_path / place / side)
+        write_manifest(tmp_path / place / "m.jsonl", prepare([tmp_path / place], val=0.0).entries)
+        data = TrainingData(DataConfig(manifest=str(tmp_path / place / "m.jsonl")), 0, 0)
+        found.append(data.digests([]))
+    assert found[0] == found[1]
+    assert "low/0.png" in found[0]
+
+
+def test_sizes_of_validation_pairs_are_checked_at_once(config, tmp_path):
+    write(tmp_path / "low" / "a.png", np.zeros((8, 8, 3), np.uint8))
+    write(tmp_path / "high" / "a.png", np.zeros((8, 9, 3), np.uint8))
+    held_out = replace(config, val_low=str(tmp_path / "low"), val_high=str(tmp_path / "high"))
+    with pytest.raises(DataError, match="differ in size: 8x8 and 9x8"):
+        TrainingData(held_out, 0, 0).validation()
 
 
 def test_released_strong_view_has_the_released_statistics():

@@ -65,6 +65,15 @@ def test_the_network_alone_unless_controls_are_asked_for(files, capsys):
     assert float(scores[1]) > 60
 
 
+def test_images_without_a_partner_are_named(files, capsys):
+    Image.new("RGB", (192, 96)).save(files / "high" / "c_gt.png")
+    assert run(files) == 0
+    said = capsys.readouterr().out
+    assert (
+        f"1 images have no partner of the same name and are not scored: {files / 'high' / 'c_gt.png'}" in said
+    )
+
+
 def test_mistakes_are_one_line(files, capsys):
     assert run(files, "--tile", "7") == 1
     assert main(["--model", "nonsense", "--pairs", str(files / "low"), str(files / "high")]) == 1

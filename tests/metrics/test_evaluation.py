@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 
 import numpy as np
 import pytest
@@ -83,6 +84,17 @@ def entry(path, role, split, scene=""):
     name = "" if role == "unpaired" else f"{split}/{path.stem}"
     digest = hashlib.sha256(content).hexdigest()
     return ManifestEntry(path.absolute(), digest, len(content), 200, 96, role, split, name, scene)
+
+
+def test_metrics_that_an_image_is_too_small_for_are_left_out(pairs):
+    for path in (pairs[1].low, pairs[1].high):
+        Image.new("RGB", (200, 10), (90, 60, 30)).save(path)
+    result = evaluate(brighten, pairs)
+    assert not {"ssim", "niqe", "ssim_gt_mean"} & result.means.keys()
+    assert all(math.isfinite(scores["psnr"]) for scores in result.images.values())
+    assert result.left_out.keys() == {"ssim", "niqe", "ssim_gt_mean"}
+    assert "Without NIQE: b: NIQE needs at least two" in result.to_markdown()
+    assert result.to_dict()["left_out"] == result.left_out
 
 
 def test_training_images_are_refused_unless_allowed(pairs, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,6 +75,20 @@ def test_a_run_that_stopped_goes_back_to_the_labels_of_its_checkpoint(labels, ni
     torch.testing.assert_close(resumed.lookup(night[0]), worse, atol=1e-3, rtol=0)
     names = {path.name for path in (tmp_path / "bank").iterdir()}
     assert names == {name for name, _ in checkpoint.values()}
+
+
+def test_processes_that_clear_up_together_do_not_trip(labels, night, tmp_path, monkeypatch):
+    bank = PseudoLabelBank(tmp_path / "bank", night)
+    bank.refresh(lambda path: labels[0], 1)
+    unlink = Path.unlink
+
+    def twice(path, *arguments, **options):
+        unlink(path)
+        unlink(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "unlink", twice)
+    bank.restore({})
+    assert list((tmp_path / "bank").iterdir()) == []
 
 
 def test_every_photo_belongs_to_one_process(labels, night, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 import yaml
@@ -34,6 +35,10 @@ def test_config_survives_yaml(config, tmp_path):
         ({"network": {"embed_dim": 30}}, "embed_dim"),
         ({"runtime": {"amp": "int8"}}, "runtime.amp"),
         ({"data": {"pair_fraction": 0}}, "pair_fraction"),
+        ({"phases": []}, "at least one phase"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
+        ({"val_every": -1}, "val_every must be at least 0"),
+        ({"consistency": {"ramp_steps": -1}}, "ramp_steps"),
     ],
 )
 def test_config_mistakes_are_named(config, change, says):
@@ -82,13 +87,29 @@ def test_released_schedules(shared_dir, config):
     for iteration, alpha in facts["ema_alpha_by_iteration"]:
         assert teacher_decay(teacher, iteration) == pytest.approx(alpha, abs=1e-6)
     optimizer = OptimizerConfig(learning_rate=2e-4, schedule="released", epoch_steps=7)
-    run = dataclasses.replace(config, optimizer=optimizer, phases=(Phase(7 * 200, 1, 8),))
+    run = dataclasses.replace(
+        config,
+        optimizer=optimizer,
+        phases=(Phase(7 * 200, 1, 8),),
+        consistency=ConsistencyConfig(weight=0.1),
+    )
     for row in facts["schedule"]:
         step = (row["epoch"] - 1) * 7 + 3
         assert epoch(optimizer, step) == row["epoch"]
         assert learning_rate(run, step) == pytest.approx(row["lr_used"], rel=1e-9)
-        weight = consistency_weight(ConsistencyConfig(weight=0.1), optimizer, step)
+        weight = consistency_weight(run, step)
         assert weight == pytest.approx(row["consistency_weight_ram_trainer"], rel=1e-9)
+
+
+def test_the_ramp_begins_with_the_first_unpaired_photos(config):
+    ramp = dataclasses.replace(config.consistency, weight=0.2, ramp_steps=10)
+    semi, pairs = Phase(20, 2, 32, 2), Phase(7, 2, 32)
+    for before in ((), (pairs,), (pairs, pairs)):
+        run = dataclasses.replace(config, consistency=ramp, phases=(*before, semi, pairs, semi))
+        start = 7 * len(before)
+        weights = [consistency_weight(run, start + step) for step in (0, 5, 10, 40)]
+        assert weights == pytest.approx([0.2 * math.exp(-5), 0.2 * math.exp(-5 / 4), 0.2, 0.2])
+    assert consistency_weight(dataclasses.replace(run, consistency=ConsistencyConfig(0.2, 0)), 14) == 0.2
 
 
 def test_every_option_is_described_once():

@@ -10,9 +10,10 @@ import pytest
 import safetensors.torch
 import torch
 
+from semillie_core.inference import NETWORK_ALONE, enhance
 from semillie_core.network import SemiLLIE
 from semillie_core.training import Phase, TrainingError, train
-from semillie_core.training.students import View, build_student, enhance_view
+from semillie_core.training.students import View, build_student, enhance_photo, enhance_view
 from semillie_core.weights import save_model
 
 replace = dataclasses.replace
@@ -105,6 +106,25 @@ def test_padding_is_cut_off_again():
     assert enhance_view(network, View(image[:, :, :1, :3], image, odd.region)).image.shape == (1, 3, 1, 3)
 
 
+@pytest.mark.parametrize("size", [(60, 80), (1100, 1000)])
+def test_large_photos_are_enhanced_in_the_tiles_of_inference(short, size, monkeypatch):
+    network = SemiLLIE(replace(short.network, downscale=8)).eval()
+    photo = torch.rand(1, 3, *size)
+    with torch.no_grad():
+        expected = enhance(network, photo, tile=1024, controls=NETWORK_ALONE).image
+        torch.testing.assert_close(enhance_photo(network, photo).clamp(0, 1), expected, atol=1e-5, rtol=0)
+        whole = View(photo, photo, torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
+        assert torch.equal(enhance_photo(network, photo), enhance_view(network, whole).image) == (
+            size[0] < 1000
+        )
+    largest = []
+    halves = Halves()
+    halves.input_sizes = (4, 2)
+    halves.register_forward_pre_hook(lambda module, inputs: largest.append(max(inputs[0].shape)))
+    assert enhance_photo(halves, photo).shape == photo.shape
+    assert max(largest) <= 1024
+
+
 def test_a_given_module_is_the_student(short, tmp_path):
     given = torch.nn.Conv2d(3, 3, 3, padding=1)
     before = given.weight.detach().clone()
@@ -125,6 +145,12 @@ def test_training_starts_from_a_checkpoint_of_the_same_network(short, tmp_path):
     save_model(tmp_path / "start.safetensors", network)
     started = build_student(replace(short, init=str(tmp_path / "start.safetensors"))).state_dict()
     assert all(torch.equal(started[name], value) for name, value in network.state_dict().items())
+    dropping = replace(
+        short,
+        init=str(tmp_path / "start.safetensors"),
+        network=replace(short.network, drop_path_rate=0.3),
+    )
+    assert build_student(dropping).config.drop_path_rate == 0.3
     other = replace(
         short, init=str(tmp_path / "start.safetensors"), network=replace(short.network, d_state=3)
     )

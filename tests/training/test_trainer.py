@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,12 +17,13 @@ import pytest
 import torch
 import yaml
 
-from semillie_core.data import find_pairs
+from semillie_core.data import SourceConfig, TrainingData, UnpairedConfig, find_pairs
 from semillie_core.network import SemiLLIE
 from semillie_core.training import ConsistencyConfig, Phase, TrainConfig, TrainingError, train
 from semillie_core.training.journal import read_log
-from semillie_core.training.trainer import score_pairs
-from semillie_core.weights import load_model
+from semillie_core.training.pictures import write_grid
+from semillie_core.training.trainer import _interruptible, score_pairs
+from semillie_core.weights import load_model, save_model
 
 replace = dataclasses.replace
 
@@ -70,17 +73,21 @@ import sys
 import torch
 torch.set_num_threads(1)
 from semillie_core.training import TrainConfig, train
-train(TrainConfig.from_yaml(sys.argv[1]))
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        torch.multiprocessing.set_start_method(sys.argv[2])
+    train(TrainConfig.from_yaml(sys.argv[1]))
 """
 
 
 @pytest.fixture
 def start(config, tmp_path, repository):
-    def launch(name, config, **environment):
+    def launch(name, config, *arguments, **environment):
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(replace(config, run_dir=str(tmp_path / name)).to_dict()))
         environment = {**os.environ, "PYTHONPATH": str(repository), **environment}
-        return subprocess.Popen([sys.executable, "-c", RUN, str(path)], env=environment)
+        command = [sys.executable, "-c", RUN, str(path), *arguments]
+        return subprocess.Popen(command, env=environment, start_new_session=True)
 
     return launch
 
@@ -125,6 +132,36 @@ def test_an_interrupt_leaves_a_checkpoint_of_the_step(config, tmp_path, start):
     assert 3 <= state["step"] == len(read_log(tmp_path / "run")) < config.steps
 
 
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="Windows has no process groups")
+def test_terminating_the_whole_group_leaves_a_checkpoint_with_workers_too(config, tmp_path, start):
+    data = replace(config.data, workers=2)
+    process = start("run", replace(config, checkpoint_every=1000, data=data))
+    wait_for_steps(tmp_path / "run", 3)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=60) == 0
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    assert 3 <= state["step"] == len(read_log(tmp_path / "run")) < config.steps
+
+
+def test_worker_processes_need_not_be_forked(config, tmp_path, start):
+    consistency = replace(config.consistency, bank_every=2, contrastive=0.0)
+    short = replace(config, phases=(Phase(3, 2, 32, 2),), consistency=consistency)
+    assert start("thread", short).wait(timeout=240) == 0
+    spawned = replace(short, data=replace(config.data, workers=1))
+    assert start("spawned", spawned, "spawn").wait(timeout=240) == 0
+    assert losses(tmp_path / "spawned") == losses(tmp_path / "thread")
+
+
+@pytest.mark.parametrize(("number", "breaks"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
+def test_only_a_second_ctrl_c_breaks_the_step(number, breaks):
+    with _interruptible() as interrupted:
+        for other in (signal.SIGTERM, number):
+            signal.raise_signal(other)
+            assert interrupted.is_set()
+        with pytest.raises(KeyboardInterrupt) if breaks else contextlib.nullcontext():
+            signal.raise_signal(number)
+
+
 def test_two_processes_see_what_one_does(config, tmp_path, start):
     # Adam makes whole steps of the rounding of gradients near zero, so the steps are small.
     optimizer = replace(config.optimizer, learning_rate=4e-4)
@@ -164,6 +201,41 @@ def test_a_run_of_a_version_with_fewer_options_goes_on(config, tmp_path):
         train(short)
 
 
+def test_a_run_on_other_files_is_refused(config, tmp_path, photos):
+    for folder in ("low", "high", "night", "validation"):
+        shutil.copytree(photos / folder, tmp_path / folder)
+    save_model(tmp_path / "start.safetensors", SemiLLIE(config.network))
+    data = replace(
+        config.data,
+        sources=(SourceConfig(str(tmp_path / "low"), str(tmp_path / "high")),),
+        unpaired=(UnpairedConfig(str(tmp_path / "night")),),
+        val_low=str(tmp_path / "validation" / "low"),
+        val_high=str(tmp_path / "validation" / "high"),
+    )
+    short = replace(
+        config, phases=(Phase(1, 1, 16),), data=data, init=str(tmp_path / "start.safetensors"), val_every=1
+    )
+    train(short)
+    assert train(short).finished
+    (tmp_path / "low" / "0.png").unlink()
+    shutil.copy(tmp_path / "night" / "6.png", tmp_path / "night" / "new.png")
+    shutil.copy(tmp_path / "high" / "1.png", tmp_path / "validation" / "low" / "0.png")
+    shutil.copy(tmp_path / "high" / "2.png", tmp_path / "high" / "1.png")
+    torch.manual_seed(1)
+    save_model(tmp_path / "start.safetensors", SemiLLIE(config.network))
+    with pytest.raises(TrainingError, match="run on other files") as caught:
+        train(short)
+    assert "2 gone" in str(caught.value) and "low/0.png" in str(caught.value)
+    assert "1 new" in str(caught.value) and "night/new.png" in str(caught.value)
+    assert "3 changed" in str(caught.value) and "start.safetensors" in str(caught.value)
+    # Runs of versions that did not note their files go on.
+    path = tmp_path / "run" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    del state["files"]
+    torch.save(state, path)
+    assert train(short).finished
+
+
 def test_an_exploding_loss_stops_the_run_and_keeps_the_checkpoint(config, tmp_path):
     train(replace(config, phases=(Phase(5, 2, 32),)))
     wild = replace(config.optimizer, learning_rate=1e12, gradient_clip=0.0, warmup_steps=0)
@@ -179,6 +251,11 @@ def test_an_exploding_loss_stops_the_run_and_keeps_the_checkpoint(config, tmp_pa
     [
         ({"phases": (Phase(2, 3, 32),), "optimizer": {"accumulate": 2}}, "multiple of 2"),
         ({"data": {"unpaired": ()}}, "data.unpaired"),
+        ({"data": {"unpaired": (), "unpaired_from_pairs": True}}, "data.pair_fraction must leave pairs out"),
+        (
+            {"data": {"unpaired": ()}, "phases": (Phase(2, 2, 32), Phase(2, 2, 32, 2))},
+            "A phase asks for unpaired photos",
+        ),
         ({"official_compat": True}, "epoch_steps"),
     ],
 )
@@ -188,6 +265,21 @@ def test_what_cannot_be_met_is_refused_before_training(config, change, says):
         change[name] = replace(inner, **value) if isinstance(value, dict) else value
     with pytest.raises(TrainingError, match=says):
         train(replace(config, **change))
+
+
+def test_unpaired_photos_without_weight_and_no_validation(config):
+    without = replace(
+        config,
+        phases=(Phase(2, 2, 32, 2),),
+        loss=replace(config.loss, perceptual=0.0),
+        consistency=replace(config.consistency, weight=0.0),
+        val_every=0,
+    )
+    records = []
+    result = train(without, on_step=records.append)
+    assert [record["consistency"] for record in records] == [0, 0]
+    assert not any("val_psnr" in record for record in records)
+    assert (result.best, result.best_step) == (result.last, -1)
 
 
 def test_validation_photos_must_not_be_training_photos(config):
@@ -207,6 +299,32 @@ def test_the_command_trains_and_names_mistakes(config, tmp_path, capsys):
     assert "loss.nothing" in capsys.readouterr().err
     assert main([]) == 1
     assert "--preset" in capsys.readouterr().err
+
+
+def test_a_check_shows_the_batches_that_training_would_see(config, tmp_path, capsys):
+    from training_scripts.train import main
+
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(config.to_dict()))
+    assert main([str(path), "--check"]) == 0
+    said = capsys.readouterr().out
+    assert "6 pairs used" in said and "2 validation pairs" in said
+    assert "phase 2, step 20: 1 crops of" in said
+    sheets = sorted((tmp_path / "run" / "check").iterdir())
+    assert [sheet.name for sheet in sheets] == ["phase1-pairs.png", "phase1-unpaired.png", "phase2-pairs.png"]
+    assert [item.name for item in (tmp_path / "run").iterdir()] == ["check"]
+    data = TrainingData(config.data, config.seed, config.network.thumbnail)
+    batch, unpaired = data.paired(0, 2, 32), data.unpaired(0, 2, 32)
+    for sheet, columns in zip(
+        sheets, ([batch.low, batch.high], [unpaired.weak, unpaired.strong]), strict=False
+    ):
+        write_grid(tmp_path / "expected.png", columns)
+        assert sheet.read_bytes() == (tmp_path / "expected.png").read_bytes()
+    elsewhere = ["--check", "--sheets", str(tmp_path / "sheets"), "--set", f"run_dir={tmp_path / 'other'}"]
+    assert main([str(path), *elsewhere]) == 0
+    assert len(list((tmp_path / "sheets").iterdir())) == 3 and not (tmp_path / "other").exists()
+    assert main([str(path), "--check", "--set", "data.unpaired=[]"]) == 1
+    assert "A phase asks for unpaired photos" in capsys.readouterr().err
 
 
 def test_a_yaml_file_and_a_preset_combine(config, tmp_path):
