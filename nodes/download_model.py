@@ -1,4 +1,4 @@
-"""Download Weights."""
+"""Download RAM Weights."""
 
 from __future__ import annotations
 

@@ -115,8 +115,8 @@ LARGE = Example(
         "6": (750, 510, 560, 400),
     },
     titles={"6": "Illumination: how much light was there"},
-    note="## Large photos\n\nWith **tiling** the photo is computed in overlapping squares, so its size is "
-    "limited by disk and patience, not by memory. All squares share one estimate of the light, so none "
+    note="## Large photos\n\nWith **tiling** the photo is computed in overlapping squares, so the "
+    "network's memory does not grow with its size. All squares share one estimate of the light, so none "
     "shows.\n\n*auto* tiles only when the whole photo would not fit; 384 here is for show. When memory runs "
     "out anyway, the size is halved and the work goes on.\n\n**protect_highlights** keeps lamps and sky "
     "from turning white.\n\nThe lower picture is the illumination: white where nothing needed brightening. "
@@ -155,8 +155,8 @@ FRAMES = Example(
     },
     titles={"5": "Frames before"},
     note="## A batch of frames\n\nAny batch of pictures goes through in one node; **images_per_pass** of "
-    "them are computed at once, and the rest waits outside the GPU, so a long clip needs no more memory than "
-    "a short one.\n\n**steady_frames** averages the exposure over about a second of frames, so that it does "
+    "them are computed at once, and the rest waits outside the GPU, so a long clip needs no more of the GPU's "
+    "memory than a short one.\n\n**steady_frames** averages the exposure over about a second of frames, so that it does "
     "not pump as the camera moves; 1 judges every frame by itself.\n\n**Your own video:** *Load Video* → "
     "*Get Video Components* → *Semi-LLIE Enhance* → *Create Video* → *Save Video*.",
     note_box=(40, 400, 290, 400),
@@ -196,7 +196,7 @@ TAGS = Example(
     note="## What the network recognises, before and after\n\nA tagger names what is in the dark photo and "
     "in the brightened one, and *Semantic Drift* compares the two.\n\nThe built-in network knows 1000 "
     "objects and is not RAM. For **Recognize Anything** (4585 tags, English and Chinese) put "
-    "*ram_plus_swin_large_14m.pth* into *models/rams* or run *Download Weights* once, press **R**, and pick "
+    "*ram_plus_swin_large_14m.pth* into *models/rams* or run *Download RAM Weights* once, press **R**, and pick "
     "it in *Load RAM Model*.",
     note_box=(40, 570, 290, 340),
     saves=("8",),
