@@ -187,7 +187,9 @@ class FineTune(io.ComfyNode):
             )
         finally:
             mm.in_training = False
-        text = f"{steps[0]} steps: loss {_mean(result.losses[:20]):.4f} to {_mean(result.losses[-20:]):.4f}"
+        tenth = max(1, steps[0] // 10)
+        first, last = (sum(part) / tenth for part in (result.losses[:tenth], result.losses[-tenth:]))
+        text = f"{steps[0]} steps: loss {first:.4f} in the first tenth, {last:.4f} in the last"
         _runtime.show_text(cls.hidden.unique_id, text)
         return io.NodeOutput(
             LoadedModel(result.model, _runtime.managed(result.model.network)),
@@ -204,7 +206,3 @@ def _photos(name: str, batches: list[Tensor] | None) -> list[Tensor]:
         _runtime.check_images(name, batch)
         photos += _runtime.colour(batch)
     return photos
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)

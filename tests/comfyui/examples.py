@@ -156,8 +156,8 @@ FRAMES = Example(
     titles={"5": "Frames before"},
     note="## A batch of frames\n\nAny batch of pictures goes through in one node; **images_per_pass** of "
     "them are computed at once, and the rest waits outside the GPU, so a long clip needs no more of the GPU's "
-    "memory than a short one.\n\n**steady_frames** averages the exposure over about a second of frames, so that it does "
-    "not pump as the camera moves; 1 judges every frame by itself.\n\n**Your own video:** *Load Video* → "
+    "memory than a short one.\n\n**steady_frames** averages the exposure over about a second of frames, so that it "
+    "does not pump as the camera moves; 1 judges every frame by itself.\n\n**Your own video:** *Load Video* → "
     "*Get Video Components* → *Semi-LLIE Enhance* → *Create Video* → *Save Video*.",
     note_box=(40, 400, 290, 400),
     saves=("4", "5"),
@@ -267,13 +267,13 @@ TUNE = Example(
     layout={
         "1": (40, 60, 290, 80),
         "2": (40, 210, 290, 110),
-        "3": (380, 60, 320, 300),
-        "4": (750, 60, 360, 360),
-        "5": (750, 500, 360, 80),
-        "6": (750, 650, 360, 300),
-        "7": (1160, 500, 480, 450),
-        "8": (1160, 60, 480, 80),
-        "9": (1690, 60, 440, 380),
+        "3": (380, 60, 320, 560),
+        "4": (750, 60, 360, 560),
+        "5": (380, 700, 320, 80),
+        "6": (750, 700, 360, 520),
+        "7": (1160, 700, 480, 520),
+        "8": (1160, 60, 480, 120),
+        "9": (1160, 250, 480, 370),
     },
     titles={"3": "The look to learn", "6": "Enhance with what was learned"},
     note="## Fine-tune on your own photos\n\nThe frames of a clip, brightened and with more colour, show the network "
@@ -282,7 +282,7 @@ TUNE = Example(
     "*The look to learn*, or nothing: without pairs the network keeps its look and learns your photos' light and "
     "noise.\n\n12 steps on small cut-outs are for show. Start with **200** and **crop_size 128**. Cancelled, it "
     "goes on when you press Run again.",
-    note_box=(40, 400, 560, 330),
+    note_box=(40, 400, 290, 520),
     saves=("7", "9"),
 )
 
