@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..inference import EnhanceControls
+    from ..inference.clip import SteadyLight
     from ..weights import SemiLLIEModel
 
 AUTO, OFF = "auto", "off"
@@ -69,12 +70,15 @@ class Enhancer:
     tile: str | int
     """``"auto"``, ``"off"`` or an edge in pixels."""
 
-    def __call__(self, pixels: Tensor, progress: Callable[[float], None]) -> Tensor:
+    def __call__(
+        self, pixels: Tensor, progress: Callable[[float], None], steady: SteadyLight | None = None
+    ) -> Tensor:
         """Enhance a photo.
 
         Args:
             pixels: ``(C, H, W)`` in [0, 1].
             progress: Called with the fraction that is done.
+            steady: Correction of its light, of a frame of a clip.
 
         Returns:
             Same shape.
@@ -91,6 +95,7 @@ class Enhancer:
             pixels[None],
             controls=self.controls,
             tile=edge,
+            steady=steady,
             progress=lambda done, total, _: progress(done / total),
         ).image[0]
 
