@@ -131,15 +131,15 @@ def make_enhancer(args: argparse.Namespace, controls: EnhanceControls | None = N
     return Enhancer(model, controls or EnhanceControls(), args.tile)
 
 
-def explain(photo: Path, error: Exception) -> str:
-    """Say why a photo could not be enhanced; of a defect, say where it is."""
+def explain(photo: Path, error: Exception, more_memory: str = "Try --tile 256.") -> str:
+    """Say why the work on a photo failed, and what helps if memory ran out; of a defect, say where it is."""
     from ..image_io import PhotoError
     from ..inference import is_out_of_memory
 
     if isinstance(error, PhotoError):
         return str(error)
     if isinstance(error, MemoryError) or is_out_of_memory(error):
-        return f"{photo} needs more memory than there is. Try --tile 256."
+        return f"{photo} needs more memory than there is. {more_memory}"
     if isinstance(error, OSError):
         return f"{photo}: {error}"
     place = traceback.extract_tb(error.__traceback__)[-1]

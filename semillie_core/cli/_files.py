@@ -52,7 +52,11 @@ class Job:
 
 
 def find_photos(
-    arguments: Sequence[str], recursive: bool = False, leave_out: Path | None = None
+    arguments: Sequence[str],
+    recursive: bool = False,
+    leave_out: Path | None = None,
+    *,
+    with_results: bool = False,
 ) -> tuple[list[Found], list[str]]:
     """Resolve files, folders and glob patterns, each photo once and in a fixed order.
 
@@ -60,6 +64,7 @@ def find_photos(
         arguments: What the user named. Patterns work where the shell does not expand them, too.
         recursive: Look into the folders inside folders.
         leave_out: Folder of results, not to be searched when it lies inside a searched one.
+        with_results: Take what ``semillie enhance`` has written beside a photo for a photo, too.
 
     Returns:
         The photos, and a message for each argument that names none.
@@ -87,7 +92,8 @@ def find_photos(
     unique: dict[Path, Found] = {}
     for photo in found:
         unique.setdefault(photo.path.resolve(), photo)
-    return _without_earlier_results(list(unique.values())), problems
+    photos = list(unique.values())
+    return photos if with_results else _without_earlier_results(photos), problems
 
 
 def plan_jobs(

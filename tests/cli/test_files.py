@@ -81,6 +81,7 @@ def test_results_of_an_earlier_call_are_not_photos(tmp_path):
     make(tmp_path, "a.jpg", "a_enhanced.jpg", "a_enhanced_compare.jpg", "b_enhanced.jpg")
     assert found_names([tmp_path / "*.jpg"], tmp_path)[0] == ["a.jpg", "b_enhanced.jpg"]
     assert found_names([tmp_path / "a_enhanced.jpg"], tmp_path)[0] == ["a_enhanced.jpg"]
+    assert len(found_names([tmp_path / "*.jpg"], tmp_path, with_results=True)[0]) == 4
 
 
 def test_results_go_beside_photos_and_beside_folders(tmp_path):
