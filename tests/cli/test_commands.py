@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 pytest.importorskip("pyvips", reason="the command line needs the extra cli")
 
@@ -159,6 +159,13 @@ def test_sixteen_bits_and_grey_stay(semillie, tmp_path):
     result = read_photo(tmp_path / "a_enhanced.tif")
     assert (result.bit_depth, result.is_grey) == (16, True)
     assert len(result.pixels.unique()) > 256
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_avif_becomes_jpeg(semillie, tmp_path):
+    Image.new("RGB", (56, 40), (20, 10, 30)).save(tmp_path / "a.avif")
+    assert semillie("enhance", tmp_path)[0] == 0
+    assert read_photo(tmp_path.with_name(f"{tmp_path.name}_enhanced") / "a.jpg").pixels.shape == (3, 40, 56)
 
 
 def test_a_deep_photo_of_the_wrong_name_stays_deep(semillie, tmp_path):
