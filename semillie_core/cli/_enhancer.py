@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..inference import EnhanceControls
+    from ..inference.clip import SteadyLight
     from ..weights import SemiLLIEModel
 
 AUTO, OFF = "auto", "off"
@@ -69,12 +70,15 @@ class Enhancer:
     tile: str | int
     """``"auto"``, ``"off"`` or an edge in pixels."""
 
-    def __call__(self, pixels: Tensor, progress: Callable[[float], None]) -> Tensor:
+    def __call__(
+        self, pixels: Tensor, progress: Callable[[float], None], steady: SteadyLight | None = None
+    ) -> Tensor:
         """Enhance a photo.
 
         Args:
             pixels: ``(C, H, W)`` in [0, 1].
             progress: Called with the fraction that is done.
+            steady: Correction of its light, of a frame of a clip.
 
         Returns:
             Same shape.
@@ -91,6 +95,7 @@ class Enhancer:
             pixels[None],
             controls=self.controls,
             tile=edge,
+            steady=steady,
             progress=lambda done, total, _: progress(done / total),
         ).image[0]
 
@@ -126,15 +131,15 @@ def make_enhancer(args: argparse.Namespace, controls: EnhanceControls | None = N
     return Enhancer(model, controls or EnhanceControls(), args.tile)
 
 
-def explain(photo: Path, error: Exception) -> str:
-    """Say why a photo could not be enhanced; of a defect, say where it is."""
+def explain(photo: Path, error: Exception, more_memory: str = "Try --tile 256.") -> str:
+    """Say why the work on a photo failed, and what helps if memory ran out; of a defect, say where it is."""
     from ..image_io import PhotoError
     from ..inference import is_out_of_memory
 
     if isinstance(error, PhotoError):
         return str(error)
     if is_out_of_memory(error):
-        return f"{photo} needs more memory than there is. Try --tile 256."
+        return f"{photo} needs more memory than there is. {more_memory}"
     if isinstance(error, OSError):
         return f"{photo}: {error}"
     place = traceback.extract_tb(error.__traceback__)[-1]

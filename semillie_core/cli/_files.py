@@ -52,7 +52,11 @@ class Job:
 
 
 def find_photos(
-    arguments: Sequence[str], recursive: bool = False, leave_out: Path | None = None
+    arguments: Sequence[str],
+    recursive: bool = False,
+    leave_out: Path | None = None,
+    *,
+    with_results: bool = False,
 ) -> tuple[list[Found], list[str]]:
     """Resolve files, folders and glob patterns, each photo once and in a fixed order.
 
@@ -60,10 +64,13 @@ def find_photos(
         arguments: What the user named. Patterns work where the shell does not expand them, too.
         recursive: Look into the folders inside folders.
         leave_out: Folder of results, not to be searched when it lies inside a searched one.
+        with_results: Take what ``semillie enhance`` has written beside a photo for a photo, too.
 
     Returns:
         The photos, and a message for each argument that names none.
     """
+    from ..image_io import READABLE_FORMATS
+
     found: list[Found] = []
     problems: list[str] = []
     for argument in arguments:
@@ -72,7 +79,7 @@ def find_photos(
             in_folder = _in_folder(path, recursive, leave_out)
             if not in_folder:
                 hint = "" if recursive else " Add --recursive to look into the folders inside it."
-                problems.append(f"{path} holds no PNG, JPEG, WebP or TIFF file.{hint}")
+                problems.append(f"{path} holds no {READABLE_FORMATS} file.{hint}")
             found += in_folder
         elif path.exists():
             found.append(Found(path, Path(path.name)))
@@ -80,14 +87,15 @@ def find_photos(
             matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207
             matches = [match for match in matches if match.is_file() and _is_photo(match)]
             if not matches:
-                problems.append(f"{argument} matches no PNG, JPEG, WebP or TIFF file.")
+                problems.append(f"{argument} matches no {READABLE_FORMATS} file.")
             found += [Found(match, Path(match.name)) for match in matches]
         else:
             problems.append(f"{path} does not exist. Check the spelling.")
     unique: dict[Path, Found] = {}
     for photo in found:
         unique.setdefault(photo.path.resolve(), photo)
-    return _without_earlier_results(list(unique.values())), problems
+    photos = list(unique.values())
+    return photos if with_results else _without_earlier_results(photos), problems
 
 
 def plan_jobs(
@@ -96,10 +104,10 @@ def plan_jobs(
     """Give every photo result files of its own that are none of the photos.
 
     A result has its photo's name and ending; where the ending is not that of the format which the photo's content
-    shows, or ``file_format`` asks for another, the format's own. Without ``output``, results go beside single photos
-    as ``NAME_enhanced`` and for a folder into ``FOLDER_enhanced`` beside it. An ``output`` that ends like a photo and
-    is not a folder is a file, otherwise a folder that mirrors the searched ones. Where names coincide, the later ones
-    are numbered.
+    shows, that format is not written (AVIF and HEIC), or ``file_format`` asks for another, the ending of the format
+    that is. Without ``output``, results go beside single photos as ``NAME_enhanced`` and for a folder into
+    ``FOLDER_enhanced`` beside it. An ``output`` that ends like a photo and is not a folder is a file, otherwise a
+    folder that mirrors the searched ones. Where names coincide, the later ones are numbered.
 
     Args:
         photos: From :func:`find_photos`.
@@ -108,7 +116,8 @@ def plan_jobs(
         compare: Plan a picture ``RESULT_compare.jpg`` of before and after, too.
 
     Raises:
-        UsageError: One output file for several photos, over a photo, or against ``file_format``.
+        UsageError: One output file for several photos, over a photo, against ``file_format``, or of a format that is
+            not written.
     """
     if output is not None and _is_photo(output) and not output.is_dir():
         return _single_job(photos, output, file_format, compare)
@@ -133,10 +142,10 @@ def _job(source: Path, target: Path, compare: bool) -> Job:
 
 
 def _preferred_target(photo: Found, output: Path | None, file_format: str | None) -> Path:
-    from ..image_io import PHOTO_SUFFIXES, photo_format
+    from ..image_io import READABLE_SUFFIXES, result_format
 
-    place, named = photo.place, PHOTO_SUFFIXES.get(photo.place.suffix.lower())
-    wanted = file_format or photo_format(photo.path)
+    place, named = photo.place, READABLE_SUFFIXES.get(photo.place.suffix.lower())
+    wanted = file_format or result_format(photo.path)
     # A photo that cannot be recognised fails when it is read, and keeps its name until then.
     if wanted is not None and (file_format is not None or wanted != named):
         # What follows the last dot of another name, such as 2024.12.24, is part of it.
@@ -152,6 +161,11 @@ def _preferred_target(photo: Found, output: Path | None, file_format: str | None
 def _single_job(photos: Sequence[Found], output: Path, file_format: str | None, compare: bool) -> list[Job]:
     from ..image_io import PHOTO_SUFFIXES
 
+    if output.suffix.lower() not in PHOTO_SUFFIXES:
+        raise UsageError(
+            f"--output {output}: {output.suffix[1:].upper()} is read but not written. Let it end in one of "
+            f"{', '.join(PHOTO_SUFFIXES)}."
+        )
     if len(photos) > 1:
         raise UsageError(f"--output {output} is one file, but there are {len(photos)} photos: name a folder.")
     if (
@@ -169,10 +183,10 @@ def _single_job(photos: Sequence[Found], output: Path, file_format: str | None, 
 
 
 def _is_photo(path: Path) -> bool:
-    from ..image_io import PHOTO_SUFFIXES
+    from ..image_io import READABLE_SUFFIXES
 
     # A leading dot hides a file, and on macOS marks resource forks such as ._photo.jpg.
-    return path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in READABLE_SUFFIXES and not path.name.startswith(".")
 
 
 def _in_folder(folder: Path, recursive: bool, leave_out: Path | None) -> list[Found]:

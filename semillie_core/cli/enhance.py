@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ._clip import steady_folders
 from ._enhancer import Enhancer, add_model_arguments, explain, make_enhancer
 from ._errors import UsageError
 from ._files import SUFFIX_OF_FORMAT, Job, find_photos, plan_jobs
+
+if TYPE_CHECKING:
+    from ..inference.clip import SteadyLight
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -18,8 +23,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "enhance",
         help="brighten photos",
-        description="Brighten dark photos: PNG, JPEG, WebP and TIFF with 8 or 16 bits per channel. Depth, orientation, "
-        "colour profile, transparency and metadata are kept, and the photos themselves are never written to.",
+        description="Brighten dark photos: PNG, JPEG, WebP and TIFF with 8 or 16 bits per channel, AVIF and HEIC. "
+        "Depth, orientation, colour profile, transparency and metadata are kept, and the photos themselves are never "
+        "written to.",
         epilog="Exit status: 0 if every photo was enhanced or had a result already, 1 if some could not be, 2 if the "
         "call makes no sense, 130 after Ctrl-C.",
     )
@@ -40,7 +46,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--compare", action="store_true", help="also write NAME_compare.jpg with before and after"
     )
     parser.add_argument(
-        "--format", choices=tuple(SUFFIX_OF_FORMAT), help="write this format (default: that of each photo)"
+        "--format",
+        choices=tuple(SUFFIX_OF_FORMAT),
+        help="write this format (default: that of each photo; for AVIF and HEIC JPEG, or PNG if they have more than 8 "
+        "bits per channel or transparency)",
     )
     parser.add_argument(
         "--quality",
@@ -79,6 +88,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="enhance photos that are lit well already, too (default: they stay nearly as they are)",
     )
+    look.add_argument(
+        "--steady-frames",
+        type=int,
+        default=1,
+        metavar="N",
+        help="take the photos of each folder, in the order of their names, for frames of a clip, and average their "
+        "exposure over about N of them, so that it does not pump (default: 1, every photo by itself)",
+    )
     add_model_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -89,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
 
     if not 1 <= args.quality <= 100:
         raise UsageError(f"--quality must be between 1 and 100, got {args.quality}.")
+    if args.steady_frames < 1:
+        raise UsageError(f"--steady-frames must be at least 1, got {args.steady_frames}.")
     try:
         controls = EnhanceControls(
             args.strength,
@@ -107,8 +126,12 @@ def run(args: argparse.Namespace) -> int:
     done = 0
     if open_jobs:
         enhancer = make_enhancer(args, controls)
+        steady: Mapping[Path, SteadyLight] = {}
+        if args.steady_frames > 1:
+            # Photos that have a result already count, so that a call that goes on gives what one alone would have.
+            steady = steady_folders(enhancer, [job.source for job in jobs], args.steady_frames)
         print(f"Enhancing {len(open_jobs)} photo{'s' * (len(open_jobs) > 1)} with {enhancer.describe()}")
-        errors = _work_through(enhancer, open_jobs, args.quality)
+        errors = _work_through(enhancer, open_jobs, args.quality, steady)
         done = len(open_jobs) - len(errors)
         failures += errors
     for job in skipped:
@@ -120,7 +143,9 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _work_through(enhancer: Enhancer, jobs: list[Job], quality: int) -> list[str]:
+def _work_through(
+    enhancer: Enhancer, jobs: list[Job], quality: int, steady: Mapping[Path, SteadyLight]
+) -> list[str]:
     """Do the jobs; returns a message for each that failed."""
     from tqdm import tqdm
 
@@ -135,7 +160,7 @@ def _work_through(enhancer: Enhancer, jobs: list[Job], quality: int) -> list[str
 
             start = time.perf_counter()
             try:
-                _enhance_file(enhancer, job, quality, advance)
+                _enhance_file(enhancer, job, quality, advance, steady.get(job.source))
             except Exception as error:
                 failures.append(explain(job.source, error))
             else:
@@ -145,13 +170,15 @@ def _work_through(enhancer: Enhancer, jobs: list[Job], quality: int) -> list[str
     return failures
 
 
-def _enhance_file(enhancer: Enhancer, job: Job, quality: int, progress: Callable[[float], None]) -> None:
+def _enhance_file(
+    enhancer: Enhancer, job: Job, quality: int, progress: Callable[[float], None], steady: SteadyLight | None
+) -> None:
     from ..image_io import check_target, read_photo, side_by_side, write_photo
 
     photo = read_photo(job.source)
     job.target.parent.mkdir(parents=True, exist_ok=True)
     check_target(job.target, *photo.pixels.shape[1:])
-    enhanced = enhancer(photo.pixels, progress)
+    enhanced = enhancer(photo.pixels, progress, steady)
     write_photo(job.target, enhanced, like=photo, quality=quality)
     if job.comparison is not None:
         write_photo(job.comparison, side_by_side(photo.pixels, enhanced), like=photo, quality=quality)

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ._enhancer import add_device_argument, pick_device
+from . import _files
+from ._enhancer import add_device_argument, explain, pick_device
 from ._errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that :func:`load_tagger` reads, and those that name photos."""
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="files or folders")
+    parser.add_argument(
+        "photos", nargs="+", metavar="PHOTO", help="a file, a folder, or a pattern such as 'trip/*.jpg'"
+    )
     parser.add_argument("-r", "--recursive", action="store_true", help="look into the folders inside folders")
     parser.add_argument(
         "--model",
@@ -59,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="X",
-        help="add X to every tag's own threshold; negative finds more tags (default: 0)",
+        help="add X to every tag's own threshold; negative finds more tags, but no threshold falls below a quarter of "
+        "itself (default: 0)",
     )
     thresholds.add_argument(
         "--threshold",
@@ -97,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Tag the photos, one after another."""
-    from ..image_io import PhotoError, read_photo
+    from ..image_io import read_photo
     from ..ram import tag_images
 
     photos, failures = find_photos(args.photos, args.recursive)
@@ -107,8 +111,8 @@ def run(args: argparse.Namespace) -> int:
     for path in photos:
         try:
             (result,) = tag_images(model, [read_photo(path).pixels], options)
-        except PhotoError as error:
-            failures.append(str(error))
+        except Exception as error:
+            failures.append(explain(path, error, "Try --device cpu, or end other programs."))
             continue
         if args.json:
             listing.append({"photo": str(path), "model": model.architecture, **result.to_dict()})
@@ -143,22 +147,9 @@ def load_tagger(args: argparse.Namespace) -> tuple[SemanticModel, TagOptions]:
 
 
 def find_photos(arguments: list[str], recursive: bool) -> tuple[list[Path], list[str]]:
-    """Files as named; of a folder, those that end like photos, sorted. And a message for each empty folder."""
-    from ..image_io import PHOTO_SUFFIXES
-
-    photos: list[Path] = []
-    problems: list[str] = []
-    for path in map(Path, arguments):
-        if path.is_dir():
-            inside = sorted(path.rglob("*") if recursive else path.iterdir())
-            found = [photo for photo in inside if photo.suffix.lower() in PHOTO_SUFFIXES and photo.is_file()]
-            if not found:
-                hint = "" if recursive else " Add --recursive to look into the folders inside it."
-                problems.append(f"{path} holds no PNG, JPEG, WebP or TIFF file.{hint}")
-            photos += found
-        else:
-            photos.append(path)
-    return photos, problems
+    """The photos that the arguments name, those enhanced earlier among them; and a message for each that names none."""
+    photos, problems = _files.find_photos(arguments, recursive, with_results=True)
+    return [photo.path for photo in photos], problems
 
 
 def _options(args: argparse.Namespace) -> TagOptions:
@@ -194,4 +185,9 @@ def _model(args: argparse.Namespace) -> SemanticModel:
     dtype = None if args.dtype == "auto" else getattr(torch, args.dtype)
     if path == _LITE:
         return load_efficientnet_lite0(device=device, dtype=dtype or torch.float32)
+    if not Path(path).is_file():
+        raise ValueError(
+            f"There is no file {path}. Name a RAM or RAM++ checkpoint, or have --model ram or --model ram_plus fetched "
+            "with --download FOLDER."
+        )
     return load_ram(path, device=device, dtype=dtype or recommended_dtype(device))

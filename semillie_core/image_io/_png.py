@@ -10,7 +10,7 @@ _AROUND_CONTENT = 12
 """Bytes of a chunk for its length, type and checksum."""
 _HEADER_BYTES = 13
 _COLOUR = (b"cICP", b"gAMA", b"cHRM", b"sRGB")
-_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 """Transfer characteristics of ITU-T H.273 that stand for high dynamic range."""
 
 
@@ -36,7 +36,7 @@ def add_chunks(data: bytes, chunks: bytes) -> bytes:
 def hdr_transfer(data: bytes) -> str | None:
     """``"PQ"`` or ``"HLG"`` if that is what a PNG file's values stand for."""
     content = _chunks_before_pixels(data).get(b"cICP", b"")[8:-4]
-    return _HDR_TRANSFERS.get(content[1]) if len(content) == 4 else None
+    return HDR_TRANSFERS.get(content[1]) if len(content) == 4 else None
 
 
 def frame_count(data: bytes) -> int:

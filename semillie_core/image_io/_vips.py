@@ -30,4 +30,6 @@ def load_vips() -> Any:
 def reason(error: Any) -> str:
     """The cause that a ``pyvips.Error`` names, without the noise around it."""
     causes = [line.strip().rstrip(".") for line in error.detail.splitlines() if line.strip()]
+    # libheif reads ahead, and is told at every try that the file has ended.
+    causes = [cause for cause in causes if "bad seek" not in cause] or causes
     return causes[0] if causes else str(error.message)

@@ -19,6 +19,12 @@ PHOTO_SUFFIXES = {
 }
 """File name endings, in lower case, and the format each stands for."""
 
+READABLE_SUFFIXES = {**PHOTO_SUFFIXES, ".avif": "avif", ".heic": "heic", ".heif": "heic", ".hif": "heic"}
+"""The same, with the formats that are read but not written."""
+
+READABLE_FORMATS = "PNG, JPEG, WebP, TIFF, AVIF or HEIC"
+"""For messages."""
+
 
 class PhotoError(ValueError):
     """A photo cannot be read or written; the message names the file, what is wrong and what to do."""
@@ -32,9 +38,9 @@ class Photo:
     """``(C, H, W)`` float32 in [0, 1]. C is 3 (RGB) or 4 (RGB and alpha); greyscale is expanded to three equal
     channels. Values are the file's own, in the colour space of its profile (sRGB without one)."""
     format: str
-    """``"png"``, ``"jpeg"``, ``"webp"`` or ``"tiff"``, from the content of the file."""
+    """``"png"``, ``"jpeg"``, ``"webp"``, ``"tiff"``, ``"avif"`` or ``"heic"``, from the content of the file."""
     bit_depth: int = 8
-    """Bits per channel, 8 or 16."""
+    """Bits per channel, 8 or 16; 16 for the 10 or 12 of AVIF and HEIC."""
     is_grey: bool = False
     """Whether the file holds one colour channel."""
     metadata: Mapping[str, bytes | str] = field(default_factory=dict, repr=False)

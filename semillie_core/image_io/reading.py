@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ._heif import HEIF_FORMATS, exceeds_jpeg, heif_format, load_heif
 from ._png import colour_chunks, frame_count, hdr_transfer
 from ._tiff import exif_of_tiff, full_pages
 from ._vips import load_vips, reason
-from .photo import Photo, PhotoError
+from .photo import READABLE_FORMATS, Photo, PhotoError
 
 _LOADERS = {
     "jpeg": "jpegload_buffer",
@@ -20,7 +21,9 @@ _LOADERS = {
     "webp": "webpload_buffer",
     "tiff": "tiffload_buffer",
 }
-_SIGNATURE_BYTES = 12
+_SIGNATURE_BYTES = 64
+_DESCRIPTION_BYTES = 2**20
+"""In which AVIF and HEIC say what they hold: all before the pictures, profiles included."""
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DEPTHS = {"uchar": 8, "ushort": 16}
 _COLOUR_SPACES = ("srgb", "rgb", "rgb16", "b-w", "grey16")
@@ -29,38 +32,44 @@ _XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>)\s*)[2-8]""
 
 
 def read_photo(path: str | Path) -> Photo:
-    """Read a PNG, JPEG, WebP or TIFF file; the content decides which, not the name.
+    """Read a PNG, JPEG, WebP, TIFF, AVIF or HEIC file; the content decides which, not the name.
 
     EXIF orientation is applied, so that the pixels are upright. An ICC profile is kept as it is and the pixel values
     with it: a photo in Display P3 or Adobe RGB is processed in its own values and keeps its profile. So it is with the
     chunks by which a PNG says the same without a profile. Only CMYK is converted, to sRGB through its embedded
-    profile, or a generic one without.
+    profile, or a generic one without. AVIF and HEIC give their main picture; where they name Display P3 by a number,
+    it becomes a profile. HEIC needs a libvips that was built with HEVC, or the package pillow_heif.
 
     Args:
         path: The file.
 
     Raises:
         PhotoError: The file is missing, truncated, damaged, not a photo of a supported format, or holds several
-            pictures, high dynamic range (a PNG in PQ or HLG), an unsupported number of channels, or samples of another
-            type than 8 or 16-bit integers.
+            pictures, high dynamic range (PQ or HLG), an unsupported number of channels, or samples of another
+            type than 8 or 16-bit integers; or what decodes it is not installed.
     """
     path = Path(path)
     vips = load_vips()
     data = _content(path)
     file_format = _sniff(data)
     if file_format is None:
-        raise PhotoError(f"{path} is not a PNG, JPEG, WebP or TIFF file. Convert it to one of these first.")
+        raise PhotoError(f"{path} is not a {READABLE_FORMATS} file. Convert it to one of these first.")
     if file_format == "png" and (transfer := hdr_transfer(data)):
         raise PhotoError(
             f"{path} has high dynamic range ({transfer}). Save it with standard dynamic range, as sRGB, first."
         )
     try:
         pages = full_pages(data) if file_format == "tiff" else []
-        options = {"page": pages[0]} if pages else {}
-        image = vips.Operation.call(_LOADERS[file_format], data, fail_on="error", **options)
+        used_bits = None
+        pictures = 1
+        if file_format in HEIF_FORMATS:
+            image, used_bits = load_heif(vips, path, data, file_format)
+        else:
+            options = {"page": pages[0]} if pages else {}
+            image = vips.Operation.call(_LOADERS[file_format], data, fail_on="error", **options)
         if file_format == "png":
             pictures = frame_count(data)
-        else:
+        elif file_format not in HEIF_FORMATS:
             pictures = len(pages) or (image.get("n-pages") if image.get_typeof("n-pages") else 1)
         _check_structure(path, image, pictures)
         image = image.autorot()
@@ -82,7 +91,9 @@ def read_photo(path: str | Path) -> Photo:
         .reshape(image.height, image.width, image.bands)
         .movedim(-1, 0)
     )
-    planes = planes / (2**bit_depth - 1)
+    # Of 16 bits, AVIF and HEIC use the upper 10 or 12.
+    unused = bit_depth - (used_bits or bit_depth)
+    planes = planes / (2**bit_depth - 2**unused)
     if colours == 1:
         planes = torch.cat([planes[:1].expand(3, -1, -1), planes[1:]])
     metadata = _metadata(image)
@@ -118,6 +129,26 @@ def photo_format(path: str | Path) -> str | None:
         return None
 
 
+def result_format(path: str | Path) -> str | None:
+    """The format to write a photo's results in, unless another is asked for.
+
+    Args:
+        path: The photo.
+
+    Returns:
+        Its own; of AVIF and HEIC, which are not written, JPEG, or PNG for more than 8 bits or transparency. ``None``
+        as for :func:`photo_format`.
+    """
+    found = photo_format(path)
+    if found not in HEIF_FORMATS:
+        return found
+    try:
+        with Path(path).open("rb") as file:
+            return "png" if exceeds_jpeg(file.read(_DESCRIPTION_BYTES)) else "jpeg"
+    except OSError:
+        return None
+
+
 def _content(path: Path) -> bytes:
     try:
         data = path.read_bytes()
@@ -141,7 +172,7 @@ def _sniff(data: bytes) -> str | None:
         return "webp"
     if data[:4] in _TIFF_SIGNATURES:
         return "tiff"
-    return None
+    return heif_format(data)
 
 
 def _check_structure(path: Path, image: Any, pictures: int) -> None:

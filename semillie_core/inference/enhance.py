@@ -46,6 +46,7 @@ def enhance(
     tile: int | None = None,
     batch_size: int = 1,
     steady_frames: int = 1,
+    steady: SteadyLight | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
@@ -68,6 +69,8 @@ def enhance(
         batch_size: Images per forward pass.
         steady_frames: For consecutive frames of a clip: their exposure is averaged over about so many frames of
             the same shot, so that it does not pump. 1 enhances every image by itself.
+        steady: The corrections of these images, one row for each, instead of ``steady_frames``: of images from a clip
+            that is not in memory as a whole.
         device: Where to compute; the network must be or may be moved there. Default: where it is.
         dtype: Parameter dtype to compute in. Default: the network's.
         progress: Called after each tile.
@@ -84,6 +87,8 @@ def enhance(
     controls = controls or EnhanceControls()
     network = model.network if isinstance(model, SemiLLIEModel) else model
     _check(image, mask, tile, batch_size, steady_frames)
+    if steady is not None and len(steady.darkness) != image.shape[0]:
+        raise ValueError(f"steady has {len(steady.darkness)} rows for {image.shape[0]} images.")
     network.to(device=device, dtype=dtype)
     parameter = network.conv_first.weight
 
@@ -106,8 +111,7 @@ def enhance(
         return chunk.expand(-1, 3, -1, -1)
 
     with torch.inference_mode(), _called_inside(network, check):
-        steady: SteadyLight | None = None
-        if steady_frames > 1 and batch > 1:
+        if steady is None and steady_frames > 1 and batch > 1:
             lights = []
             for start in starts:
                 report(0, edge, 0)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 pytest.importorskip("pyvips", reason="the command line needs the extra cli")
 
@@ -161,6 +161,13 @@ def test_sixteen_bits_and_grey_stay(semillie, tmp_path):
     assert len(result.pixels.unique()) > 256
 
 
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_avif_becomes_jpeg(semillie, tmp_path):
+    Image.new("RGB", (56, 40), (20, 10, 30)).save(tmp_path / "a.avif")
+    assert semillie("enhance", tmp_path)[0] == 0
+    assert read_photo(tmp_path.with_name(f"{tmp_path.name}_enhanced") / "a.jpg").pixels.shape == (3, 40, 56)
+
+
 def test_a_deep_photo_of_the_wrong_name_stays_deep(semillie, tmp_path):
     import numpy as np
     import pyvips
@@ -191,6 +198,56 @@ def test_what_cannot_be_written_is_not_enhanced(semillie, photo, tmp_path, monke
         assert "unexpected" not in err
 
 
+def test_folders_are_clips_whose_exposure_is_kept_steady(semillie, tmp_path):
+    from semillie_core.inference import enhance
+    from semillie_core.weights import load_model
+
+    scene, folder = torch.rand(3, 40, 56) * 0.3, tmp_path / "clip"
+    folder.mkdir()
+    for index, gain in enumerate([1.0, 0.8, 1.1, 0.9] * 4):  # frame10 comes after frame2
+        width = 56 if index < 5 else 48  # another size is another clip
+        write_photo(folder / f"frame{index}.png", scene[..., :width] * gain)
+    frames = [read_photo(folder / f"frame{index}.png").pixels for index in range(16)]
+    (folder / "frame7a.png").write_bytes(b"damaged")
+    out = tmp_path / "out"
+    out.mkdir()
+    write_photo(out / "frame3.png", scene)
+    options = ("--steady-frames", "6", "-o", out, "--model", "semillie-compact", "--device", "cpu")
+    status, text, err = semillie("enhance", folder, *options)
+    assert status == 1
+    assert "15 enhanced, 1 kept, 1 failed." in text
+    assert "frame7a.png" in err
+    model = load_model("semillie-compact")
+    for start, stop in ((0, 5), (5, 16)):
+        clip = torch.stack(frames[start:stop])
+        expected, alone = (enhance(model, clip, steady_frames=count).image for count in (6, 1))
+        assert (expected - alone).abs().max() > 0.01
+        for index in set(range(start, stop)) - {3}:
+            written = read_photo(out / f"frame{index}.png").pixels
+            torch.testing.assert_close(written, expected[index - start], atol=0.52 / 255, rtol=0)
+
+
+def test_a_frame_that_cannot_be_measured_is_enhanced_alone(semillie, photo, tmp_path, monkeypatch):
+    from semillie_core.inference import clip
+
+    def scarce(_network, _frames):
+        raise torch.OutOfMemoryError("out of memory")
+
+    source = photo("a.png")
+    semillie("enhance", source, "-o", tmp_path / "alone.png")
+    monkeypatch.setattr(clip, "measure_light", scarce)
+    assert semillie("enhance", source, "-o", tmp_path / "b.png", "--steady-frames", "4")[0] == 0
+    assert digest(tmp_path / "b.png") == digest(tmp_path / "alone.png")
+
+
+def test_steady_frames_need_a_network_that_judges_frames(semillie, photo, tmp_path):
+    save_model(tmp_path / "flat.safetensors", SemiLLIE(SemiLLIEConfig(embed_dim=32, depths=(1,), d_state=2)))
+    arguments = (photo("a.png"), "--steady-frames", "4", "--model", tmp_path / "flat.safetensors")
+    status, _, err = semillie("enhance", *arguments)
+    assert status == 2
+    assert "--steady-frames needs a network" in err
+
+
 def test_tiles_change_little(semillie, photo, tmp_path):
     source = photo("a.png", size=(150, 300))
     for name, tile in (("whole.png", "off"), ("tiled.png", "128")):
@@ -204,6 +261,7 @@ def test_tiles_change_little(semillie, photo, tmp_path):
     [
         (["--strength", "2"], "--strength must be between 0 and 1"),
         (["--protect-highlights", "-1"], "--protect-highlights must be between 0 and 1"),
+        (["--steady-frames", "0"], "--steady-frames must be at least 1"),
         (["--quality", "0"], "--quality must be between 1 and 100"),
         (["--tile", "12"], "at least 128"),
         (["--device", "tpu"], "'tpu' is neither auto nor cpu"),

@@ -31,7 +31,18 @@ def targets(arguments, output=None, **options):
 
 
 def test_folders_give_their_photos_in_order(tmp_path):
-    make(tmp_path, "b.JPG", "a.png", "c.webp", "d.tiff", "e.jfif", "notes.txt", "._b.jpg", "sub/e.jpg")
+    make(
+        tmp_path,
+        "b.JPG",
+        "a.png",
+        "c.webp",
+        "d.tiff",
+        "e.jfif",
+        "notes.txt",
+        "._b.jpg",
+        "sub/e.jpg",
+        "sub/f.HEIC",
+    )
     assert found_names([tmp_path], tmp_path) == (["a.png", "b.JPG", "c.webp", "d.tiff", "e.jfif"], [])
     assert found_names([tmp_path], tmp_path, recursive=True)[0] == [
         "a.png",
@@ -40,6 +51,7 @@ def test_folders_give_their_photos_in_order(tmp_path):
         "d.tiff",
         "e.jfif",
         "sub/e.jpg",
+        "sub/f.HEIC",
     ]
 
 
@@ -81,6 +93,7 @@ def test_results_of_an_earlier_call_are_not_photos(tmp_path):
     make(tmp_path, "a.jpg", "a_enhanced.jpg", "a_enhanced_compare.jpg", "b_enhanced.jpg")
     assert found_names([tmp_path / "*.jpg"], tmp_path)[0] == ["a.jpg", "b_enhanced.jpg"]
     assert found_names([tmp_path / "a_enhanced.jpg"], tmp_path)[0] == ["a_enhanced.jpg"]
+    assert len(found_names([tmp_path / "*.jpg"], tmp_path, with_results=True)[0]) == 4
 
 
 def test_results_go_beside_photos_and_beside_folders(tmp_path):
@@ -102,6 +115,7 @@ def test_endings_of_results_follow_the_content(tmp_path):
         "png": b"\x89PNG\r\n\x1a\n",
         "webp": b"RIFF    WEBP",
         "tiff": b"II*\0",
+        "heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
     }
     names = {
         "a.jfif": ("jpeg", "a.jfif"),
@@ -110,6 +124,8 @@ def test_endings_of_results_follow_the_content(tmp_path):
         "d.png": ("webp", "d.webp"),
         "e": ("tiff", "e.tif"),
         "2024.12.24": ("jpeg", "2024.12.24.jpg"),
+        "IMG_1.HEIC": ("heic", "IMG_1.jpg"),
+        "f.heif": ("png", "f.png"),
     }
     for name, (content, _) in names.items():
         (tmp_path / name).write_bytes(contents[content])
@@ -118,7 +134,16 @@ def test_endings_of_results_follow_the_content(tmp_path):
         result for _, result in names.values()
     ]
     converted = [path.name for path in targets(files, tmp_path / "out", file_format="webp")]
-    assert converted == ["a.webp", "b.webp", "c.webp", "d.webp", "e.webp", "2024.12.24.webp"]
+    assert converted == [
+        "a.webp",
+        "b.webp",
+        "c.webp",
+        "d.webp",
+        "e.webp",
+        "2024.12.24.webp",
+        "IMG_1.webp",
+        "f.webp",
+    ]
     assert targets([tmp_path / "e"], tmp_path / "f.jfif", file_format="jpg") == [tmp_path / "f.jfif"]
     assert targets([tmp_path / "e"]) == [tmp_path / "e_enhanced.tif"]
 
@@ -176,6 +201,8 @@ def test_one_output_file_is_for_one_other_photo(tmp_path):
         targets([tmp_path / "a.jpg", tmp_path / "b.jpg"], tmp_path / "new.png")
     with pytest.raises(UsageError, match="would overwrite"):
         targets([tmp_path / "a.jpg"], tmp_path / "sub" / ".." / "a.jpg")
+    with pytest.raises(UsageError, match="HEIC is read but not written"):
+        targets([tmp_path / "a.jpg"], tmp_path / "new.heic", file_format="tiff")
     with pytest.raises(UsageError, match="contradict"):
         targets([tmp_path / "a.jpg"], tmp_path / "new.png", file_format="tiff")
     assert targets([tmp_path / "a.jpg"], tmp_path / "new.jpeg", file_format="jpg") == [tmp_path / "new.jpeg"]

@@ -1,16 +1,18 @@
 """Photo files keep what they carry, and broken ones are refused by name."""
 
+import base64
 import builtins
 import io
 import os
 import stat
 import sys
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin, features
 from PIL.TiffImagePlugin import IFDRational
 
 from semillie_core.image_io import (
@@ -20,6 +22,7 @@ from semillie_core.image_io import (
     load_vips,
     photo_format,
     read_photo,
+    result_format,
     side_by_side,
     write_photo,
 )
@@ -28,6 +31,9 @@ pyvips = pytest.importorskip("pyvips", reason="photo files need the extra cli")
 
 LOSSLESS = (".png", ".tif")
 FORMATS = {".png": "png", ".jpg": "jpeg", ".webp": "webp", ".tif": "tiff"}
+AVIF = pytest.param(
+    ".avif", marks=pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+)
 XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6" tiff:Make="ACME"/>'
@@ -93,7 +99,7 @@ def test_values_are_rounded_not_truncated(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", AVIF])
 def test_photos_become_upright_once(tmp_path, suffix, orientation):
     exif = Image.Exif()
     exif[274] = orientation
@@ -102,6 +108,8 @@ def test_photos_become_upright_once(tmp_path, suffix, orientation):
         if suffix == ".webp"
         else {"quality": 100, "subsampling": 0}
         if suffix == ".jpg"
+        else {"quality": 100, "subsampling": "4:4:4", "speed": 10}
+        if suffix == ".avif"
         else {}
     )
     to_pil(smooth()).save(tmp_path / f"in{suffix}", exif=exif, **options)
@@ -109,8 +117,9 @@ def test_photos_become_upright_once(tmp_path, suffix, orientation):
 
     photo = read_photo(tmp_path / f"in{suffix}")
     torch.testing.assert_close(photo.pixels.movedim(0, -1), torch.from_numpy(upright), atol=0.02, rtol=0)
-    write_photo(tmp_path / f"out{suffix}", photo.pixels, like=photo, quality=100)
-    with Image.open(tmp_path / f"out{suffix}") as written:
+    target = tmp_path / f"out{'.jpg' if suffix == '.avif' else suffix}"
+    write_photo(target, photo.pixels, like=photo, quality=100)
+    with Image.open(target) as written:
         assert written.getexif().get(274, 1) == 1
         assert (written.height, written.width) == tuple(photo.pixels.shape[1:])
 
@@ -144,10 +153,12 @@ def save_with_metadata(path, built, icc):
     elif path.suffix == ".tif":
         exif[700] = XMP
         options = {}
+    elif path.suffix == ".avif":
+        options["quality"] = 100
     to_pil(smooth()).save(path, exif=exif, icc_profile=icc, dpi=(300, 300), **options)
 
 
-@pytest.mark.parametrize("source", [".jpg", ".png", ".webp", ".tif"])
+@pytest.mark.parametrize("source", [".jpg", ".png", ".webp", ".tif", AVIF])
 @pytest.mark.parametrize("target", [".jpg", ".png", ".webp", ".tif"])
 def test_profile_exif_and_xmp_are_kept(tmp_path, source, target):
     exif = Image.Exif()
@@ -159,7 +170,7 @@ def test_profile_exif_and_xmp_are_kept(tmp_path, source, target):
 
     photo = read_photo(tmp_path / f"in{source}")
     write_photo(tmp_path / f"out{target}", photo.pixels, like=photo)
-    torch.testing.assert_close(read_photo(tmp_path / f"out{target}").pixels, photo.pixels, atol=0.03, rtol=0)
+    torch.testing.assert_close(read_photo(tmp_path / f"out{target}").pixels, photo.pixels, atol=0.04, rtol=0)
     with Image.open(tmp_path / f"out{target}") as written:
         written.load()
         found = written.getexif()
@@ -169,7 +180,7 @@ def test_profile_exif_and_xmp_are_kept(tmp_path, source, target):
         camera, position = found.get_ifd(0x8769), found.get_ifd(0x8825)
         assert (camera[36867], float(camera[33434])) == ("2024:12:24 18:00:00", 0.02)
         assert (position[1], [float(x) for x in position[2]]) == ("N", [59, 20, 0.3])
-        if ".webp" not in (source, target):  # WebP has no resolution.
+        if not {".webp", ".avif"} & {source, target}:  # They have no resolution.
             assert written.info["dpi"] == pytest.approx((300, 300), abs=0.1)
     xmp = pyvips.Image.new_from_file(str(tmp_path / f"out{target}")).get("xmp-data")
     assert b'tiff:Make="ACME"' in xmp
@@ -381,6 +392,156 @@ def test_format_follows_the_content_not_the_name(tmp_path):
     assert read_photo(tmp_path / "a.png").format == "jpeg"
 
 
+HEIC = zlib.decompress(
+    base64.b64decode(
+        "eNpjYGCQSSupLMhIzUxmAILczDRDEDs3MzGNgYHxeG5qSSIDBChmpOQUQdkMBZnJJQxowCQzJx9siIsDAxMDI4jF+BpCA4E9UAwI"
+        "mLTgImZAbJGZmZcG5oFkRYGcVLAyoJqMsmRDBiRBRpAS14pMsHK+gsySXAaoSka2zIKiAiD7aWZBcj6QLgXqdWZkBglNACuS+8Dw"
+        "5++PHwwM/MwJQB0SDow8jP//gxQwg1Qwg5DcLiaHRKCkphMjI5rMAoVG1mmv1s169kBxwYEGBgaeBpBwSxJQNZsL48Hig51AO4ST"
+        "83OK8pJzKoCivAxsQCUMIpnFBalQ3zpAsUZyTiLIYRIQtzMIgOj////fAIUBkL4ADQuBgsyKTJBGZg4ODiDFmVmUXwJ0DoNkZkEu"
+        "LE4YgX5vZGJmbWkDcqQyi1LToBJ8ySnFyeBYANlRm5uSCIouaw3G9Zwn4iUuKG/e/y+p/7PMg6Tlwi+U0ldpXeVff4v3VPKTfi5/"
+        "Q+sFn6eu3K+aI/Xi9E9jxZyGx/rTpoaeAGpng4S+ry+DFpDHwcDEyA92KisQqzEKgQILFCIQFzg6+7oyMAAAGF55HA=="
+    )
+)
+"""24 x 16 pixels, left (40, 30, 20) and right (20, 40, 60), to be turned by a quarter clockwise; from ACME."""
+
+
+@pytest.fixture
+def avif():
+    """``avif(picture, **options) -> content``."""
+    if not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+
+    def encode(picture, **options):
+        file = io.BytesIO()
+        picture.save(file, "AVIF", speed=10, **options)
+        return file.getvalue()
+
+    return encode
+
+
+def test_results_of_formats_that_are_not_written(tmp_path, avif):
+    path, picture = tmp_path / "a.avif", to_pil(smooth())
+    path.write_bytes(avif(picture))
+    assert (photo_format(path), result_format(path)) == ("avif", "jpeg")
+    assert read_photo(path).format == "avif"
+    picture.putalpha(100)
+    path.write_bytes(avif(picture))
+    assert result_format(path) == "png"
+    torch.testing.assert_close(read_photo(path).pixels[3], torch.full((48, 64), 100 / 255), atol=0.02, rtol=0)
+    path.write_bytes(HEIC)
+    assert (photo_format(path), result_format(path)) == ("heic", "jpeg")
+    path.write_bytes(HEIC[:60] + bytes(40))
+    assert result_format(path) == "jpeg"
+    write_photo(tmp_path / "a.webp", smooth())
+    assert result_format(tmp_path / "a.webp") == "webp"
+    assert result_format(tmp_path / "none.avif") is None
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+def test_deep_avif_is_white_where_it_is_white(tmp_path, bits):
+    values = np.linspace(0, 65535, 32, dtype=np.uint16)[None, :, None].repeat(16, 0).repeat(3, 2)
+    image = pyvips.Image.new_from_array(values, interpretation="rgb16")
+    try:
+        content = image.heifsave_buffer(compression="av1", bitdepth=bits, lossless=True, effort=0)
+    except pyvips.Error:
+        pytest.skip("this libvips does not write AVIF")
+    (tmp_path / "a.avif").write_bytes(content)
+    photo = read_photo(tmp_path / "a.avif")
+    assert (photo.bit_depth, result_format(tmp_path / "a.avif")) == (16, "png")
+    assert (photo.pixels.min(), photo.pixels.max()) == (0, 1)
+    expected = torch.from_numpy(values.astype(np.float32)).movedim(-1, 0) / 65535
+    torch.testing.assert_close(photo.pixels, expected, atol=2**-bits, rtol=0)
+
+
+def test_colours_that_avif_names_by_numbers(tmp_path, avif):
+    path = tmp_path / "a.avif"
+    content = bytearray(avif(to_pil(smooth())))
+    at = content.index(b"colrnclx") + 8
+    for primaries, transfer in ((1, 13), (12, 13), (9, 16), (9, 18)):
+        content[at : at + 4] = bytes([0, primaries, 0, transfer])
+        path.write_bytes(content)
+        if transfer == 13:
+            profile = read_photo(path).metadata.get("icc-profile-data")
+            assert profile == (pyvips.Image.profile_load("p3") if primaries == 12 else None)
+        else:
+            with pytest.raises(PhotoError, match=r"a\.avif has high dynamic range \((PQ|HLG)\)"):
+                read_photo(path)
+
+
+def test_avif_that_cannot_be_read(tmp_path, avif, monkeypatch):
+    path, frames = tmp_path / "a.avif", [to_pil(smooth()), to_pil(1 - smooth())]
+    path.write_bytes(avif(frames[0], save_all=True, append_images=frames[1:]))
+    with pytest.raises(PhotoError, match=r"a\.avif holds a sequence of pictures"):
+        read_photo(path)
+    content = avif(frames[0])
+    for part in (0.5, 0.9):
+        path.write_bytes(content[: int(part * len(content))])
+        with pytest.raises(PhotoError, match=r"a\.avif is a truncated.*\(heif: "):
+            read_photo(path)
+    path.write_bytes(content)
+    monkeypatch.setattr(pyvips, "type_find", lambda *_: 0)
+    with pytest.raises(PhotoError, match=r"a\.avif is an AVIF file.*pip install 'pyvips\[binary\]'"):
+        read_photo(path)
+
+
+def test_heic_without_a_decoder_names_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "a.heic").write_bytes(HEIC)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    try:
+        photo = read_photo(tmp_path / "a.heic")
+    except PhotoError as error:
+        assert "a.heic is a HEIC file" in str(error)
+        assert "pip install pillow_heif" in str(error)
+    else:
+        assert photo.pixels.shape == (3, 24, 16)
+    monkeypatch.setattr(pyvips, "type_find", lambda *_: 0)
+    with pytest.raises(PhotoError, match=r"a\.heic is a HEIC file.*pip install pillow_heif"):
+        read_photo(tmp_path / "a.heic")
+
+
+@pytest.mark.parametrize(("bits", "channels"), [(8, 3), (10, 3), (8, 4), (8, 1)])
+def test_heic_through_pillow_heif(tmp_path, monkeypatch, bits, channels):
+    """What that package gives: an array that is upright, its 10 bits the upper ones of 16, and EXIF as it was."""
+    exif = Image.Exif()
+    exif[271], exif[274] = "ACME", 6
+    icc = pyvips.Image.profile_load("p3")
+    dtype, unused = (np.uint8, 0) if bits == 8 else (np.uint16, 16 - bits)
+    values = (noise(24, 16, channels) * (2**bits - 1)).round()
+    array = (values.numpy().astype(dtype) << unused).squeeze()
+
+    def open_heif(content, convert_hdr_to_8bit):
+        assert content == HEIC
+        assert not convert_hdr_to_8bit
+        info = {"exif": exif.tobytes(), "icc_profile": icc, "xmp": XMP, "bit_depth": bits}
+        return SimpleNamespace(__array_interface__=array.__array_interface__, info=info)
+
+    monkeypatch.setattr(pyvips, "type_find", lambda *_: 0)
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(open_heif=open_heif))
+    (tmp_path / "a.heic").write_bytes(HEIC)
+    photo = read_photo(tmp_path / "a.heic")
+    expected = values.movedim(-1, 0) / (2**bits - 1)
+    torch.testing.assert_close(photo.pixels, expected.expand(max(3, channels), -1, -1))
+    assert (photo.format, photo.bit_depth, photo.is_grey) == ("heic", 8 if bits == 8 else 16, channels == 1)
+    write_photo(tmp_path / "a.jpg", photo.pixels, like=photo)
+    with Image.open(tmp_path / "a.jpg") as written:
+        assert written.size == (16, 24)
+        assert (written.getexif()[271], written.getexif()[274]) == ("ACME", 1)
+        if channels >= 3:  # No JPEG has one colour channel and a profile of three.
+            assert written.info["icc_profile"] == icc
+
+
+def test_heic_is_decoded(tmp_path):
+    pytest.importorskip("pillow_heif", reason="HEIC needs pillow_heif where libvips has no HEVC")
+    (tmp_path / "a.heic").write_bytes(HEIC)
+    photo = read_photo(tmp_path / "a.heic")
+    upper, lower = torch.tensor([40, 30, 20]) / 255, torch.tensor([20, 40, 60]) / 255
+    torch.testing.assert_close(photo.pixels[:, :8].mean((1, 2)), upper, atol=0.02, rtol=0)
+    torch.testing.assert_close(photo.pixels[:, 16:].mean((1, 2)), lower, atol=0.02, rtol=0)
+    (tmp_path / "a.heic").write_bytes(HEIC[:-80])
+    with pytest.raises(PhotoError, match=r"a\.heic is a truncated, damaged or unusual HEIC file"):
+        read_photo(tmp_path / "a.heic")
+
+
 def test_the_format_is_seen_without_reading_the_file(tmp_path):
     for suffix, file_format in FORMATS.items():
         write_photo(tmp_path / f"a{suffix}", smooth())
@@ -444,9 +605,9 @@ def test_truncated_files_are_errors(tmp_path, suffix, part):
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"plain text", "is not a PNG, JPEG, WebP or TIFF file"),
-        (b"GIF89a" + bytes(20), "is not a PNG, JPEG, WebP or TIFF file"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not a PNG, JPEG, WebP or TIFF file"),
+        (b"plain text", "is not a PNG, JPEG, WebP, TIFF, AVIF or HEIC file"),
+        (b"GIF89a" + bytes(20), "is not a PNG, JPEG, WebP, TIFF, AVIF or HEIC file"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not a PNG, JPEG, WebP, TIFF, AVIF or HEIC file"),
         (b"\xff\xd8\xff\xe0", "truncated, damaged"),
     ],
 )

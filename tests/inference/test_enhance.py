@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semillie_core.inference import NETWORK_ALONE, EnhanceControls, enhance, is_out_of_memory
-from semillie_core.inference.clip import average_in_shots, find_shots
+from semillie_core.inference.clip import average_in_shots, find_shots, measure_light, steady_light
 from semillie_core.inference.controls import HIGHLIGHT_CEILING, darkness, expose, luma
 from semillie_core.inference.tiling import plan_tiles
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
@@ -410,6 +410,14 @@ def test_steady_frames_share_the_judgement_of_being_lit_well(network):
     ]
     assert shares[0].max() - shares[0].min() > 0.4
     assert shares[1].max() - shares[1].min() < 0.02
+
+
+def test_corrections_are_one_for_each_image(network):
+    light = measure_light(network, pan(2))
+    steady = steady_light(light, 4)
+    assert enhance(network, pan(2), steady=steady).image.shape == (2, 3, 48, 64)
+    with pytest.raises(ValueError, match="steady has 2 rows for 1 images"):
+        enhance(network, pan(1), steady=steady)
 
 
 def test_the_average_within_a_shot():

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 import semillie_core.ram as ram
+from semillie_core import image_io
 from semillie_core.cli import main
 from semillie_core.ram import RAM, load_ram
 
@@ -61,12 +62,49 @@ def test_a_bad_photo_does_not_stop_the_others(photos, capsys) -> None:
     assert err.count("failed: ") == 2
 
 
+def test_photos_are_found_as_those_to_enhance_are(photos, capsys) -> None:
+    coffee, enhanced = photos / "coffee.png", photos / "coffee_enhanced.png"
+    enhanced.write_bytes(coffee.read_bytes())
+    (photos / "._coffee.png").write_bytes(b"what macOS keeps beside a file")
+    assert main(["tag", str(photos), str(coffee), str(photos / "*" / "c*.jpg"), "--max-tags", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    named = [coffee, enhanced, photos / "more" / "cat.jpg"]
+    assert [line.split("\t")[0] for line in lines] == list(map(str, named))
+    assert main(["tag", str(photos / "*.gif")]) == 1
+    assert "*.gif matches no PNG" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(5, "Input/output error"), "coffee.png: [Errno 5] Input/output error"),
+        (torch.OutOfMemoryError("out of memory"), "needs more memory than there is. Try --device cpu"),
+        (RuntimeError("a defect"), "coffee.png: unexpected RuntimeError: a defect"),
+    ],
+)
+def test_whatever_fails_the_list_is_complete(photos, capsys, monkeypatch, error, message) -> None:
+    real = image_io.read_photo
+
+    def read(path):
+        if path.suffix == ".png":
+            raise error
+        return real(path)
+
+    monkeypatch.setattr(image_io, "read_photo", read)
+    assert main(["tag", str(photos), "--recursive", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert [entry["photo"] for entry in json.loads(out)] == [str(photos / "more" / "cat.jpg")]
+    assert message in err
+    assert "--tile" not in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--language", "zh"], "English only"),
         (["--offset", "3"], "threshold_offset"),
         (["--model", "absent.pth"], "There is no file absent.pth"),
+        (["--model", "ram"], "--model ram_plus fetched with --download FOLDER"),
         (["--model", "lite", "--download", "rams"], "--download fetches 'ram' or 'ram_plus'"),
     ],
 )
