@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from client import Prompt, Run, Server
+from examples import ENHANCE
 from safetensors import safe_open
 
 pytestmark = pytest.mark.engine
@@ -19,14 +20,6 @@ TUNE = {
     "consistency": 0.3,
     "contrastive": 0.5,
     "seed": 0,
-}
-ENHANCE = {
-    "strength": 1.0,
-    "brightness": 0.0,
-    "saturation": 1.0,
-    "protect_highlights": 1.0,
-    "tiling": "auto",
-    "images_per_pass": 1,
 }
 
 
