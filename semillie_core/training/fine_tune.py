@@ -64,9 +64,10 @@ class FineTuneOptions:
     consistency: float = 0.3
     """Weight of what the dark photos say: agreement of the student, on photos in another light and with more noise,
     with the teacher."""
-    contrastive: float = 0.5
+    contrastive: float = 0.05
     """Weight, among that, of the semantic contrastive loss, which pulls results towards the teacher's and away from the
-    dark input in the features of the encoder; 0 leaves it out."""
+    dark input in the features of the encoder; 0 leaves it out. Ten times as much costs fine structure
+    (docs/training.md)."""
     seed: int = 0
     """Seed of the crops and their changes."""
 
@@ -125,6 +126,7 @@ def fine_tune(
     Raises:
         ValueError: A photo cannot be used; the message says which and why.
         TrainingError: The loss is no longer finite.
+        KeyboardInterrupt: Ctrl-C or a request to end, after a checkpoint.
     """
     options = options or FineTuneOptions()
     tell = progress or (lambda done, total, preview: None)
@@ -164,6 +166,9 @@ def fine_tune(
         )
         if reason:
             raise reason[0]
+        if not result.finished:
+            # Ctrl-C, which the trainer takes as a wish to stop after a checkpoint.
+            raise KeyboardInterrupt
         tuned = load_model(result.last)
     about = {**tuned.provenance, **_about(model), "fine_tuned_from": model.name}
     return FineTuned(

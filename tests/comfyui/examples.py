@@ -255,7 +255,7 @@ TUNE = Example(
             batch_size=2,
             crop_size=64,
             consistency=0.3,
-            contrastive=0.5,
+            contrastive=0.05,
             seed=0,
         ),
         "5": node("SemiLLIE_SamplePhoto", photo="meadow"),

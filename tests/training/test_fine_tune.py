@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
 from semillie_core.training import FineTuneOptions, fine_tune
 from semillie_core.training.journal import read_log
-from semillie_core.weights import SemiLLIEModel
+from semillie_core.weights import SemiLLIEModel, load_model
+from training_scripts import fine_tune as script
 
 SMALL = SemiLLIEConfig(
     embed_dim=32, depths=(1,), d_state=2, expand=1.0, downscale=4, thumbnail=16, thumbnail_depth=1
@@ -108,6 +111,52 @@ def test_it_works_where_gradients_are_off_and_leaves_randomness_alone(model, dar
     torch.manual_seed(5)
     fine_tune(model, dark, tmp_path / "third", options=OPTIONS)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_ctrl_c_ends_after_a_checkpoint(model, dark, tmp_path):
+    def press(done, total, preview):
+        if done == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(model, dark, tmp_path, options=OPTIONS, progress=press)
+    steps = []
+    fine_tune(model, dark, tmp_path, options=OPTIONS, progress=lambda done, *_: steps.append(done))
+    assert next(step for step in steps if step) == 6
+
+
+def test_the_script_writes_a_model_and_goes_on_where_it_stopped(photos, tmp_path, capsys):
+    output = tmp_path / "mine.safetensors"
+    call = [
+        str(photos / "night"),
+        "--pairs",
+        str(photos / "low"),
+        str(photos / "high"),
+        "--output",
+        str(output),
+    ]
+    call += [
+        "--steps",
+        "2",
+        "--crop",
+        "32",
+        "--batch-size",
+        "1",
+        "--contrastive",
+        "0",
+        "--runs",
+        str(tmp_path),
+    ]
+    assert script.main(call) == 0
+    tuned = load_model(output)
+    assert tuned.provenance["fine_tuned_from"] == "semillie-compact"
+    assert script.main(call) == 1
+    assert "--force" in capsys.readouterr().err
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("state.pt")}
+    assert script.main([*call, "--force"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("state.pt")} == before
+    assert script.main([str(tmp_path / "nothing"), *call[1:], "--force"]) == 1
+    assert "nothing" in capsys.readouterr().err
 
 
 def test_previews_show_before_and_after(model, dark, tmp_path):
