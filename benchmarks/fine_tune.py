@@ -1,12 +1,14 @@
-"""What fine-tuning gives on photos of another kind: a few pairs and some dark photos of SICE, scored on the rest.
+"""What fine-tuning gives on photos of another kind.
 
-    python -m benchmarks.fine_tune run --shared ../shared [--seeds 0 1]
+    python -m benchmarks.fine_tune run --shared ../shared [--domain sice] [--seeds 0 1]
     python -m benchmarks.fine_tune table
 
-Each seed draws, from SICE's scenes, a few pairs, dark photos without references, and takes all others for scoring; all
-ways of tuning share the draw. ``run`` appends every result to ``benchmarks/results/fine_tune.jsonl`` and skips what is
-there. ``table`` prints the start's scores and the gains over it; "GT-mean" scores borrow the reference's brightness.
-The options are the function's defaults but where an arm says so; they were not chosen by these scores.
+Domain ``sice``: each seed draws, from SICE's scenes, a few pairs, dark photos without references, and takes all others
+for scoring; all ways of tuning share the draw. Domain ``lol_val``: tuned on the dark photos that are scored, as somebody
+does who has just these to enhance; their references are only used for scoring. ``run`` appends every result to
+``benchmarks/results/fine_tune.jsonl`` and skips what is there. ``table`` prints the start's scores and the gains over
+it; "GT-mean" scores borrow the reference's brightness. The options are the function's defaults but where an arm says so;
+the weight of the contrast was chosen on ``lol_val``, and no option on ``sice``.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ import random
 import statistics
 from pathlib import Path
 
+from torch import Tensor
+
 from benchmarks.semi_supervised import spread
-from semillie_core.data import find_pairs, read_rgb
-from semillie_core.data.pairs import to_float
+from semillie_core.data import find_pairs
+from semillie_core.data.pairs import read_levels, to_float
 from semillie_core.files import atomic_write
 from semillie_core.training import FineTuneOptions, fine_tune
 from semillie_core.training.trainer import score_pairs
@@ -37,35 +41,50 @@ ARMS: dict[str, tuple[bool, FineTuneOptions]] = {
     "pairs and dark photos": (True, DEFAULT),
 }
 """Ways of tuning: whether the pairs are used, and the options."""
+DOMAINS = {"lol_val": tuple(arm for arm in ARMS if not ARMS[arm][0]), "sice": tuple(ARMS)}
 METRICS = ("psnr", "ssim", "psnr_gt_mean")
 
 
 def run(options: argparse.Namespace) -> None:
     """Tune and score what has no result yet."""
-    done = {(r["arm"], r["seed"]) for r in read()}
-    model = load_model(options.model)
+    done = {(r["domain"], r["arm"], r["seed"]) for r in read()}
+    model, domain = load_model(options.model), options.domain
     for seed in options.seeds:
-        sice = find_pairs(*(options.shared / "data" / "sice" / side for side in ("low", "high")))
-        random.Random(seed).shuffle(sice)  # noqa: S311  (not for secrets)
-        pairs, dark, rest = sice[:PAIRS], sice[PAIRS : PAIRS + DARK], sice[PAIRS + DARK :]
-        for arm in ("start", *ARMS):
-            if (arm, seed) in done:
+        photos = find_pairs(*(options.shared / "data" / domain / side for side in ("low", "high")))
+        pairs, dark, rest = photos[:0], photos, photos
+        if domain == "sice":
+            random.Random(seed).shuffle(photos)  # noqa: S311  (not for secrets)
+            pairs, dark, rest = photos[:PAIRS], photos[: PAIRS + DARK], photos[PAIRS + DARK :]
+        for arm in ("start", *DOMAINS[domain]):
+            if (domain, arm, seed) in done:
                 continue
             tuned = model
             if arm != "start":
                 with_pairs, how = ARMS[arm]
                 tuned = fine_tune(
                     model,
-                    [to_float(read_rgb(pair.low)) for pair in [*pairs, *dark]],
+                    [read_photo(pair.low) for pair in dark],
                     options.runs,
-                    pairs=[(to_float(read_rgb(p.low)), to_float(read_rgb(p.high))) for p in pairs]
-                    if with_pairs
-                    else (),
+                    pairs=[(read_photo(p.low), read_photo(p.high)) for p in pairs] if with_pairs else (),
                     options=dataclasses.replace(how, seed=seed),
                 ).model
             columns = zip(*score_pairs(tuned.network, rest), strict=True)
             scores = dict(zip(METRICS, map(statistics.mean, columns), strict=True))
-            append({"arm": arm, "seed": seed, "model": model.name, "photos": len(rest), **scores})
+            append(
+                {
+                    "domain": domain,
+                    "arm": arm,
+                    "seed": seed,
+                    "model": model.name,
+                    "photos": len(rest),
+                    **scores,
+                }
+            )
+
+
+def read_photo(path: Path) -> Tensor:
+    """``(3, H, W)`` in [0, 1]."""
+    return to_float(read_levels(path))
 
 
 def read() -> list[dict]:
@@ -83,18 +102,23 @@ def append(record: dict) -> None:
 
 def table() -> str:
     """Means and standard deviations over seeds."""
-    records = {(r["arm"], r["seed"]): r for r in read()}
-    lines = ["| tuned on | seeds | PSNR, dB | SSIM | (GT-mean PSNR, dB) |", "|---|---|---|---|---|"]
-    for arm in ("start", *ARMS):
-        seeds = [seed for name, seed in records if name == arm]
-        cells = []
-        for metric, form in zip(METRICS, (".2f", ".4f", ".2f"), strict=True):
-            values = [records[arm, seed][metric] for seed in seeds]
-            if arm != "start":
-                form = f"+{form}"
-                values = [v - records["start", s][metric] for v, s in zip(values, seeds, strict=True)]
-            cells.append(spread(values, form) if values else "")
-        lines.append(f"| {arm} | {len(seeds)} | " + " | ".join(cells) + " |")
+    records = {(r["domain"], r["arm"], r["seed"]): r for r in read()}
+    lines = [
+        "| photos | tuned on | seeds | PSNR, dB | SSIM | (GT-mean PSNR, dB) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for domain, arms in DOMAINS.items():
+        for arm in ("start", *arms):
+            seeds = [seed for where, name, seed in records if (where, name) == (domain, arm)]
+            cells = []
+            for metric, form in zip(METRICS, (".2f", ".4f", ".2f"), strict=True):
+                values = [records[domain, arm, seed][metric] for seed in seeds]
+                if arm != "start":
+                    form = f"+{form}"
+                    starts = [records[domain, "start", seed][metric] for seed in seeds]
+                    values = [value - start for value, start in zip(values, starts, strict=True)]
+                cells.append(spread(values, form) if values else "")
+            lines.append(f"| {domain} | {arm} | {len(seeds)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -105,7 +129,8 @@ def main() -> None:
     )
     commands = parser.add_subparsers(required=True, dest="command")
     runner = commands.add_parser("run", help="tune and score what is missing")
-    runner.add_argument("--shared", type=Path, required=True, help="folder that holds data/sice")
+    runner.add_argument("--shared", type=Path, required=True, help="folder that holds data/sice and lol_val")
+    runner.add_argument("--domain", choices=tuple(DOMAINS), default="sice")
     runner.add_argument("--runs", type=Path, default=Path("runs/fine_tune"), help="where runs are kept")
     runner.add_argument("--model", default="semillie-compact")
     runner.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
