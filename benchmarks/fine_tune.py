@@ -4,11 +4,11 @@
     python -m benchmarks.fine_tune table
 
 Domain ``sice``: each seed draws, from SICE's scenes, a few pairs, dark photos without references, and takes all others
-for scoring; all ways of tuning share the draw. Domain ``lol_val``: tuned on the dark photos that are scored, as somebody
+for scoring; all ways of tuning share the draw. Domain ``lol_val``: tuned on the dark photos that are scored, as someone
 does who has just these to enhance; their references are only used for scoring. ``run`` appends every result to
 ``benchmarks/results/fine_tune.jsonl`` and skips what is there. ``table`` prints the start's scores and the gains over
-it; "GT-mean" scores borrow the reference's brightness. The options are the function's defaults but where an arm says so;
-the weight of the contrast was chosen on ``lol_val``, and no option on ``sice``.
+it; "GT-mean" scores borrow the reference's brightness. The options are the function's defaults but where an arm says
+so; the weight of the contrast was chosen on ``lol_val``, and no option on ``sice``.
 """
 
 from __future__ import annotations
