@@ -250,8 +250,8 @@ TUNE = Example(
             dark_images=["1", 0],
             pairs_before=["1", 0],
             pairs_after=["3", 0],
-            steps=12,
-            learning_rate=0.0005,
+            steps=16,
+            learning_rate=0.0002,
             batch_size=2,
             crop_size=64,
             consistency=0.3,
@@ -280,7 +280,7 @@ TUNE = Example(
     "what you want; it learns to do so by itself, without changed settings.\n\n**Your own photos:** *Load Image "
     "(from Folder)* in place of the clip. **Your own look:** anything that makes the wanted picture in place of "
     "*The look to learn*, or nothing: without pairs the network keeps its look and learns your photos' light and "
-    "noise.\n\n12 steps on small cut-outs are for show. Start with **200** and **crop_size 128**. Cancelled, it "
+    "noise.\n\n16 steps on small cut-outs are for show. Start with **200** and **crop_size 128**. Cancelled, it "
     "goes on when you press Run again.",
     note_box=(40, 400, 290, 520),
     saves=("7", "9"),
