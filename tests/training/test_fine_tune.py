@@ -16,7 +16,7 @@ from training_scripts import fine_tune as script
 SMALL = SemiLLIEConfig(
     embed_dim=32, depths=(1,), d_state=2, expand=1.0, downscale=4, thumbnail=16, thumbnail_depth=1
 )
-OPTIONS = FineTuneOptions(steps=12, learning_rate=2e-3, batch_size=1, crop=32, contrastive=0.0)
+OPTIONS = FineTuneOptions(steps=6, learning_rate=2e-3, batch_size=1, crop=32, contrastive=0.0)
 
 
 @pytest.fixture
@@ -66,18 +66,18 @@ def test_interrupted_anywhere_it_ends_as_an_unbroken_run(model, dark, tmp_path):
 
     def cancel_at(step):
         def progress(done, total, preview):
-            assert total == 12
+            assert total == 6
             if done == step:
                 raise CancelError
 
         return progress
 
     whole = fine_tune(model, dark, tmp_path / "whole", options=OPTIONS)
-    for step in (0, 1, 7):
+    for step in (0, 1, 4):
         with pytest.raises(CancelError):
             fine_tune(model, dark, tmp_path / "parts", options=OPTIONS, progress=cancel_at(step))
     (folder,) = (tmp_path / "parts").iterdir()
-    assert read_log(folder)[-1]["step"] == 7
+    assert read_log(folder)[-1]["step"] == 4
     parts = fine_tune(model, dark, tmp_path / "parts", options=OPTIONS)
     assert torch.equal(weights(parts.model), weights(whole.model))
     assert parts.losses == whole.losses
@@ -115,14 +115,14 @@ def test_it_works_where_gradients_are_off_and_leaves_randomness_alone(model, dar
 
 def test_ctrl_c_ends_after_a_checkpoint(model, dark, tmp_path):
     def press(done, total, preview):
-        if done == 5:
+        if done == 2:
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         fine_tune(model, dark, tmp_path, options=OPTIONS, progress=press)
     steps = []
     fine_tune(model, dark, tmp_path, options=OPTIONS, progress=lambda done, *_: steps.append(done))
-    assert next(step for step in steps if step) == 6
+    assert next(step for step in steps if step) == 3
 
 
 def test_the_script_writes_a_model_and_goes_on_where_it_stopped(photos, tmp_path, capsys):
@@ -163,7 +163,7 @@ def test_previews_show_before_and_after(model, dark, tmp_path):
     pictures = []
     fine_tune(model, dark, tmp_path, options=OPTIONS, progress=lambda done, total, p: pictures.append(p))
     shown = [picture for picture in pictures if picture is not None]
-    assert len(shown) == 12
+    assert len(shown) == 6
     assert shown[-1].shape == (3, 48, 128)
     torch.testing.assert_close(shown[-1][:, :, :64], dark[0], atol=1 / 255, rtol=0)
 
