@@ -48,8 +48,7 @@ class SaveModel(io.ComfyNode):
             filename_prefix, str(_folders.output_folder())
         )
         path = Path(folder) / f"{name}_{counter:05}_.safetensors"
-        about = {k: v for k, v in model.model.provenance.items() if k != "file"}
-        save_model(path, model.model.network, about)
+        save_model(path, model.model.network, model.model.provenance)
         text = f"{path}\nPress R to refresh the menu of Load Semi-LLIE Model."
         _runtime.show_text(cls.hidden.unique_id, text)
         return io.NodeOutput(str(path), ui=ui.PreviewText(text))

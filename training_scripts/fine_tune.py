@@ -51,8 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
                 device=options.device,
                 progress=lambda done, total, preview: bar.update(task, completed=done, total=total),
             )
-        about = {key: value for key, value in result.model.provenance.items() if key != "file"}
-        save_model(options.output, result.model.network, about)
+        save_model(options.output, result.model.network, result.model.provenance)
     except (CheckpointError, DataError, TrainingError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

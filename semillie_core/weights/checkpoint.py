@@ -116,14 +116,15 @@ def save_model(path: str | Path, network: SemiLLIE, metadata: Mapping[str, str] 
     Args:
         path: File to write; replaced as a whole or not at all.
         network: The network; its config goes into the metadata.
-        metadata: Provenance: training run, data, licence, hash of the training config.
+        metadata: Provenance: training run, data, licence, hash of the training config. That of a loaded model may be
+            given as it is; the ``file`` it came from is left out.
     """
     path = Path(path)
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     payload = safetensors.torch.save(
         tensors,
         {
-            **(metadata or {}),
+            **{key: text for key, text in (metadata or {}).items() if key != "file"},
             "format": FORMAT,
             "config": json.dumps(network.config.to_dict(), sort_keys=True),
         },
