@@ -15,17 +15,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import random
 import statistics
 from pathlib import Path
 
 from torch import Tensor
 
-from benchmarks.semi_supervised import spread
+from benchmarks.semi_supervised import append, read, spread
 from semillie_core.data import find_pairs
 from semillie_core.data.pairs import read_levels, to_float
-from semillie_core.files import atomic_write
 from semillie_core.training import FineTuneOptions, fine_tune
 from semillie_core.training.trainer import score_pairs
 from semillie_core.weights import load_model
@@ -47,7 +45,7 @@ METRICS = ("psnr", "ssim", "psnr_gt_mean")
 
 def run(options: argparse.Namespace) -> None:
     """Tune and score what has no result yet."""
-    done = {(r["domain"], r["arm"], r["seed"]) for r in read()}
+    done = {(r["domain"], r["arm"], r["seed"]) for r in read(RESULTS)}
     model, domain = load_model(options.model), options.domain
     for seed in options.seeds:
         photos = find_pairs(*(options.shared / "data" / domain / side for side in ("low", "high")))
@@ -71,6 +69,7 @@ def run(options: argparse.Namespace) -> None:
             columns = zip(*score_pairs(tuned.network, rest), strict=True)
             scores = dict(zip(METRICS, map(statistics.mean, columns), strict=True))
             append(
+                RESULTS,
                 {
                     "domain": domain,
                     "arm": arm,
@@ -78,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
                     "model": model.name,
                     "photos": len(rest),
                     **scores,
-                }
+                },
             )
 
 
@@ -87,22 +86,9 @@ def read_photo(path: Path) -> Tensor:
     return to_float(read_levels(path))
 
 
-def read() -> list[dict]:
-    """All results so far."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
-
-
-def append(record: dict) -> None:
-    """Add a result to the file, which is replaced as a whole."""
-    print(json.dumps(record), flush=True)
-    RESULTS.parent.mkdir(exist_ok=True)
-    with atomic_write(RESULTS) as file:
-        file.write("".join(json.dumps(r) + "\n" for r in [*read(), record]).encode())
-
-
 def table() -> str:
     """Means and standard deviations over seeds."""
-    records = {(r["domain"], r["arm"], r["seed"]): r for r in read()}
+    records = {(r["domain"], r["arm"], r["seed"]): r for r in read(RESULTS)}
     lines = [
         "| photos | tuned on | seeds | PSNR, dB | SSIM | (GT-mean PSNR, dB) |",
         "|---|---|---|---|---|---|",

@@ -125,7 +125,7 @@ def config(name: str, fraction: float, seed: int, shared: Path, runs: Path, thre
 
 def run(options: argparse.Namespace) -> None:
     """Train and score every cell that has no result yet, seeds outermost."""
-    done = {(r["arm"], r["fraction"], r["seed"]) for r in read()}
+    done = {(r["arm"], r["fraction"], r["seed"]) for r in read(RESULTS)}
     for seed in options.seeds:
         for fraction in options.fractions:
             for arm in options.arms:
@@ -152,8 +152,7 @@ def run(options: argparse.Namespace) -> None:
                     "minutes": round(computing(Path(cell.run_dir)) / 60, 1),
                     "scores": scores,
                 }
-                append(record)
-                print(json.dumps(record), flush=True)
+                append(RESULTS, record)
 
 
 def computing(run_dir: Path) -> float:
@@ -162,24 +161,24 @@ def computing(run_dir: Path) -> float:
     return sum(json.loads(line)["seconds"] for line in lines)
 
 
-def read() -> list[dict]:
-    """All results so far."""
-    if not RESULTS.is_file():
+def read(results: Path) -> list[dict]:
+    """All results in a file so far."""
+    if not results.is_file():
         return []
-    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
 
 
-def append(record: dict) -> None:
-    """Add a result to the file, which is replaced as a whole."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    lines = [json.dumps(r) for r in [*read(), record]]
-    with atomic_write(RESULTS) as file:
-        file.write(("\n".join(lines) + "\n").encode())
+def append(results: Path, record: dict) -> None:
+    """Print a result and add it to the file, which is replaced as a whole."""
+    print(json.dumps(record), flush=True)
+    results.parent.mkdir(exist_ok=True)
+    with atomic_write(results) as file:
+        file.write("".join(json.dumps(r) + "\n" for r in [*read(results), record]).encode())
 
 
 def table() -> str:
     """Means over seeds (standard deviation), and the gain over supervised training of the same seed and length."""
-    records = read()
+    records = read(RESULTS)
     lines = [
         "| scenes used | training | seeds | "
         + " | ".join(f"{d} PSNR | gain, dB | (GT-mean gain) | {d} SSIM" for d in DOMAINS)

@@ -1,6 +1,6 @@
 """Fine-tuning of a loaded network on a user's own photos: the mean teacher's training, short and from good weights.
 
-Dark photos without references guide it through the teacher and the semantic contrastive loss (arXiv 2409.16604, §3.4).
+Dark photos without references guide it through the teacher and the semantic contrastive loss (arXiv 2409.16604, §3).
 What results should look like comes from pairs; without any, the network's own results on the dark photos stand in for
 references, so that it keeps its look while it learns the photos' light and noise.
 """
@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from ..data import DataConfig, SourceConfig, UnpairedConfig
+from ..data.pairs import to_float
 from ..files import atomic_write
 from ..inference import NETWORK_ALONE, enhance
 from ..network import SemiLLIE
+from ..network.thumbnail import make_thumbnail
 from ..weights import SemiLLIEModel, load_model, save_model
 from .config import (
     ConsistencyConfig,
@@ -131,7 +132,7 @@ def fine_tune(
     options = options or FineTuneOptions()
     tell = progress or (lambda done, total, preview: None)
     if not dark:
-        raise ValueError("There is no dark photo to learn from: connect at least one.")
+        raise ValueError("There is no dark photo to learn from: at least one is needed.")
     unpaired = [_pixels(photo, f"Dark photo {i + 1}") for i, photo in enumerate(dark)]
     before, after = _check_pairs(pairs)
     # A network may live in inference mode, whose tensors cannot learn.
@@ -149,7 +150,7 @@ def fine_tune(
             _write(images, photos / name)
         save_model(run / "start.safetensors", start, _about(model))
         student = start.requires_grad_(True)
-        shown = _small(_image(unpaired[0]))
+        shown = make_thumbnail(_image(unpaired[0])[None], _PREVIEW_SIDE)
         reason: list[BaseException] = []
 
         def on_step(record: dict[str, Any]) -> bool:
@@ -208,7 +209,7 @@ def _pixels(photo: Tensor, name: str) -> np.ndarray:
 
 
 def _image(pixels: np.ndarray) -> Tensor:
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    return to_float(torch.from_numpy(pixels).permute(2, 0, 1))
 
 
 def _run_folder(
@@ -309,13 +310,6 @@ def _config(
 def _about(model: SemiLLIEModel) -> dict[str, str]:
     """The provenance that also holds for what is made of a model."""
     return {key: model.provenance[key] for key in ("licence", "data") if key in model.provenance}
-
-
-def _small(photo: Tensor) -> Tensor:
-    """A photo ``(1, 3, h, w)`` no larger than the preview."""
-    scale = min(1.0, _PREVIEW_SIDE / max(photo.shape[1:]))
-    size = [max(1, round(edge * scale)) for edge in photo.shape[1:]]
-    return F.interpolate(photo[None], size, mode="area")
 
 
 @torch.no_grad()
