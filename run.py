@@ -3,7 +3,7 @@
     python3 run.py                    enhance the sample photos into results/
     python3 run.py demo PHOTO...      the same, and your own photos with them
     python3 run.py enhance PHOTO...   the command line (see: python3 run.py enhance --help)
-    python3 run.py test               run the tests
+    python3 run.py test               run the tests, one process per core (arguments go to pytest)
 
 The first call installs into .venv beside this file; later calls need no network.
 """
@@ -103,7 +103,10 @@ def main() -> int:
     signal.signal(signal.SIGINT, lambda *_: None)
     if arguments[0] == "test":
         os.chdir(ROOT)
-        return run(PYTHON, "-m", "pytest", *arguments[1:])
+        # A process per core, each of which computes on one thread.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        parallel = ("--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal")
+        return run(PYTHON, "-m", "pytest", *parallel, *arguments[1:])
     return run(PYTHON, "-m", "semillie_core.cli", *arguments)
 
 
