@@ -135,6 +135,17 @@ class Enhance(io.ComfyNode):
                     "that it does not pump when the camera moves; cuts are noticed. A second's worth of frames "
                     "is a good value. 1 enhances every image by itself. Default: 1.",
                 ),
+                io.Float.Input(
+                    "noise_reduction",
+                    default=1.0,
+                    min=0.0,
+                    max=4.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="How much grain and colour noise is smoothed in what was dark, the more the further "
+                    "it was brightened: 0 leaves all, 2 suits very noisy photos and costs fine texture. "
+                    "Default: 1.",
+                ),
             ],
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="The brightened images."),
@@ -161,6 +172,7 @@ class Enhance(io.ComfyNode):
         mask: Tensor | None = None,
         keep_well_lit: bool = True,
         steady_frames: int = 1,
+        noise_reduction: float = 1.0,
     ) -> io.NodeOutput:
         """Enhance the batch."""
         _runtime.check_images("image", image)
@@ -171,7 +183,12 @@ class Enhance(io.ComfyNode):
             model.model,
             image.movedim(-1, 1),
             controls=EnhanceControls(
-                strength, brightness, saturation, protect_highlights, keep_well_lit=keep_well_lit
+                strength,
+                brightness,
+                saturation,
+                protect_highlights,
+                noise_reduction=noise_reduction,
+                keep_well_lit=keep_well_lit,
             ),
             mask=None if mask is None else _runtime.mask_for(mask, image),
             tile=tile,

@@ -84,6 +84,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="how far areas with light are kept from becoming white, 0 to 1 (default: 1)",
     )
     look.add_argument(
+        "--noise-reduction",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="how much of what may be noise is smoothed, the more the further it was brightened, 0 to 4 (default: 1)",
+    )
+    look.add_argument(
         "--also-well-lit",
         action="store_true",
         help="enhance photos that are lit well already, too (default: they stay nearly as they are)",
@@ -114,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
             args.brightness,
             args.saturation,
             args.protect_highlights,
+            noise_reduction=args.noise_reduction,
             keep_well_lit=not args.also_well_lit,
         )
     except ValueError as error:

@@ -48,6 +48,9 @@ class EnhanceControls:
     """Colourfulness of the result, in [0, 4]: 0 is grey, 1 unchanged."""
     protect_highlights: float = 1.0
     """How far areas that have light already are kept from becoming white, in [0, 1]."""
+    noise_reduction: float = 1.0
+    """How much of what may be noise is smoothed, in [0, 4], as strongly as it was brightened: 0 is nothing, 1 what
+    suits most photos; see :func:`~semillie_core.inference.noise.reduce_noise`."""
     keep_well_lit: bool = True
     """Enhance a photo the less, the nearer its median luma comes to that of a photo that is lit well. Brightness and
     saturation act on what comes of that."""
@@ -58,6 +61,7 @@ class EnhanceControls:
             ("brightness", -4, 4),
             ("saturation", 0, 4),
             ("protect_highlights", 0, 1),
+            ("noise_reduction", 0, 4),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
@@ -70,7 +74,7 @@ class EnhanceControls:
         mask: Tensor | None = None,
         need: Tensor | None = None,
     ) -> Tensor:
-        """Adjust an enhanced image and blend it with the original.
+        """Adjust an enhanced image, noise reduction aside, and blend it with the original.
 
         Args:
             original: Whole photos, ``(B, 3, H, W)`` in [0, 1].
@@ -100,7 +104,7 @@ class EnhanceControls:
         return original + weight * (result - original)
 
 
-NETWORK_ALONE = EnhanceControls(protect_highlights=0.0, keep_well_lit=False)
+NETWORK_ALONE = EnhanceControls(protect_highlights=0.0, noise_reduction=0.0, keep_well_lit=False)
 """Controls that leave the network's output as it is."""
 
 

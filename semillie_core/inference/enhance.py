@@ -16,6 +16,7 @@ from ..out_of_memory import is_out_of_memory
 from ..weights import SemiLLIEModel
 from .clip import FrameLight, SteadyLight, measure_light, steady_light
 from .controls import EnhanceControls, darkness, keep, luma
+from .noise import reduce_noise
 from .tiling import plan_tiles
 
 MINIMUM_TILE = 128
@@ -126,13 +127,15 @@ def enhance(
 
             while True:
                 try:
+                    frames = colour.to(parameter.device)
                     enhanced = _enhance_frames(
                         network,
-                        colour.to(parameter.device, parameter.dtype),
+                        frames.to(parameter.dtype),
                         edge,
                         partial(report, index, edge),
                         None if steady is None else partial(steady.correct, frames=now),
                     )
+                    enhanced = reduce_noise(frames, enhanced, controls.noise_reduction)
                     break
                 except Exception as error:
                     smaller = (edge or max(height, width)) // 2

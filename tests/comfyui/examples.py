@@ -20,6 +20,7 @@ ENHANCE = {
     "images_per_pass": 1,
     "keep_well_lit": True,
     "steady_frames": 1,
+    "noise_reduction": 1.0,
 }
 TAG = {
     "threshold_mode": "per_tag",

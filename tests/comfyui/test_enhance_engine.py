@@ -95,7 +95,13 @@ def test_saved_picture_is_what_the_core_computes(server: Server, photo: np.ndarr
 
 
 def test_controls_reach_the_core(server: Server, photo: np.ndarray) -> None:
-    controls = {"strength": 0.8, "brightness": 0.5, "saturation": 1.5, "protect_highlights": 0.6}
+    controls = {
+        "strength": 0.8,
+        "brightness": 0.5,
+        "saturation": 1.5,
+        "protect_highlights": 0.6,
+        "noise_reduction": 2.0,
+    }
     run = server.run(graph(**controls))
     (path,) = server.saved(run, "save")
     assert np.abs(pixels(path) - core_result(photo, EnhanceControls(**controls))).max() <= 1

@@ -1,0 +1,117 @@
+"""Noise reduction: what it computes, what it takes out and what it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import uniform_filter
+
+from semillie_core.inference import NETWORK_ALONE, enhance, noise
+from semillie_core.inference.noise import CHROMA_NOISE, LUMA_NOISE, reduce_noise
+from semillie_core.metrics import ssim
+from semillie_core.weights import load_model
+
+LIFT = 20.0
+"""Gain of the made-up photos, in sRGB values."""
+
+
+def lifted(*size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A dark photo of an edge, and the same brightened; the noise of both is that of the constants."""
+    generator = torch.Generator().manual_seed(0)
+    scene = torch.tensor([0.01, 0.03]).repeat_interleave(-(-size[1] // 2))[: size[1]].expand(1, 3, *size)
+    noisy = scene + LUMA_NOISE * torch.randn(1, 1, *size, generator=generator)
+    return noisy, noisy * LIFT
+
+
+def by_scipy(original: np.ndarray, enhanced: np.ndarray, amount: float) -> np.ndarray:
+    """The guided filter with itself as guide, per image ``(3, H, W)``, in float64."""
+    weights = np.array([0.2126, 0.7152, 0.0722])[:, None, None]
+
+    def average(values: np.ndarray) -> np.ndarray:
+        return uniform_filter(values, 5, mode="nearest", axes=(-2, -1))
+
+    light = (weights * enhanced).sum(0)
+    gain = average(light) / np.maximum(average((weights * original).sum(0)), 0.004)
+    gain = gain.clip(1, 30)
+    result = np.zeros_like(enhanced)
+    for part, deviation in ((light[None], LUMA_NOISE), (enhanced - light, CHROMA_NOISE)):
+        mean = average(part)
+        variance = (average(part**2) - mean**2).sum(0).clip(0)
+        slope = variance / (variance + (amount * deviation * gain) ** 2)
+        result += average(slope) * part + average((1 - slope) * mean)
+    return result
+
+
+@pytest.mark.parametrize("amount", [0.5, 1.0, 3.0])
+def test_is_the_guided_filter(amount):
+    dark, bright = (torch.rand(2, 3, 23, 31) * scale for scale in (0.1, 1.0))
+    result = reduce_noise(dark, bright, amount)
+    for image in range(2):
+        expected = by_scipy(dark[image].double().numpy(), bright[image].double().numpy(), amount)
+        torch.testing.assert_close(result[image], torch.from_numpy(expected).float(), atol=2e-6, rtol=0)
+
+
+def test_bands_change_nothing(monkeypatch):
+    dark, bright = torch.rand(2, 3, 50, 20) * 0.1, torch.rand(2, 3, 50, 20)
+    whole = reduce_noise(dark, bright)
+    monkeypatch.setattr(noise, "_BAND", 300)
+    assert torch.equal(reduce_noise(dark, bright), whole)
+
+
+def test_noise_goes_and_edges_stay():
+    dark, bright = lifted(64, 128)
+    result = reduce_noise(dark, bright)
+    left, right = (result[..., part].mean() for part in (slice(40, 60), slice(68, 88)))
+    assert result[..., 10:50].std() < 0.6 * bright[..., 10:50].std()
+    assert right - left == pytest.approx(0.02 * LIFT, rel=0.02)
+    # The step itself is as steep as it was.
+    assert (result[..., 64] - result[..., 63]).mean() > 0.95 * 0.02 * LIFT
+
+
+def test_what_was_not_brightened_stays():
+    photo = torch.rand(1, 3, 40, 40)
+    assert (reduce_noise(photo, photo) - photo).abs().max() < 1 / 255
+
+
+def test_nothing_of_it_is_the_network_alone(photo_and_network):
+    photo, network = photo_and_network
+    alone = enhance(network, photo, controls=NETWORK_ALONE).image
+    reduced = enhance(network, photo, controls=replace(NETWORK_ALONE, noise_reduction=2.0)).image
+    assert torch.equal(alone, network.network(photo).image.clamp(0, 1))
+    torch.testing.assert_close(reduced, reduce_noise(photo, alone, 2.0).clamp(0, 1), atol=1e-5, rtol=0)
+    assert (reduced - alone).abs().max() > 1 / 255
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (300, 2)])
+def test_any_size(size):
+    dark, bright = torch.rand(1, 3, *size) * 0.1, torch.rand(1, 3, *size)
+    assert reduce_noise(dark, bright).shape == dark.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_goes_in_and_full_comes_out(dtype):
+    dark, bright = (image.to(dtype) for image in lifted(20, 20))
+    result = reduce_noise(dark, bright)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, reduce_noise(dark.float(), bright.float()))
+
+
+def test_results_come_nearer_to_references(shared_dir):
+    from semillie_core.data import find_pairs, read_rgb
+
+    model = load_model("semillie-compact")
+    gains = []
+    for pair in find_pairs(*(shared_dir / "data" / "lol_val" / side for side in ("low", "high")))[::9]:
+        low, high = (read_rgb(path).unsqueeze(0).float() / 255 for path in (pair.low, pair.high))
+        alone = enhance(model, low, controls=NETWORK_ALONE).image
+        gains.append(ssim(reduce_noise(low, alone).clamp(0, 1), high) - ssim(alone, high))
+    assert torch.cat(gains).mean() > 0.02
+
+
+@pytest.fixture(scope="module")
+def photo_and_network():
+    torch.manual_seed(0)
+    return torch.rand(1, 3, 24, 32) * 0.1, load_model("semillie-compact")
