@@ -13,14 +13,14 @@ from torch import Tensor
 
 from .controls import luma
 
-LUMA_NOISE, CHROMA_NOISE = 0.001, 0.002
-"""Standard deviations that count as noise in the dark photo, in sRGB values of [0, 1]; rounding to 8 bits alone makes
-0.0011. Chosen on LOL validation pairs, by SSIM and LPIPS."""
+LUMA_NOISE, CHROMA_NOISE = 0.004, 0.0075
+"""Standard deviations, in sRGB values of [0, 1], that count as noise where luma was doubled. Chosen on LOL validation
+pairs, by SSIM and LPIPS."""
 
 _RADIUS = 2
 _REACH = 2 * _RADIUS
-_LARGEST_GAIN = 30.0
-_DARKEST = 0.004
+_DARKEST = 0.004  # luma of one step of 8 bits
+_ROUNDING = 1e-10
 _BAND = 1 << 18
 """Pixels that are filtered at once, which bounds memory."""
 
@@ -28,8 +28,9 @@ _BAND = 1 << 18
 def reduce_noise(original: Tensor, enhanced: Tensor, amount: float = 1.0) -> Tensor:
     """Smooth what may be noise of the original, as strongly as it was brightened.
 
-    How much noise to expect in a neighbourhood is :data:`LUMA_NOISE` and :data:`CHROMA_NOISE` times the gain from the
-    original's luma to that of the enhanced image: next to nothing where little was lifted.
+    The standard deviation that counts as noise in a neighbourhood is :data:`LUMA_NOISE` or :data:`CHROMA_NOISE` times
+    ``sqrt(gain - 1)``, with the gain from the original's luma to the enhanced image's: the variance of shot noise grows
+    with the gain, and what was not brightened stays as it is.
 
     Args:
         original: The dark photos, ``(B, 3, H, W)`` in [0, 1].
@@ -62,9 +63,9 @@ def _filter(original: Tensor, enhanced: Tensor, amount: float) -> Tensor:
     squared_means = means.square()
     spread -= torch.cat([squared_means[:, :1], squared_means[:, 1:].sum(1, keepdim=True)], dim=1)
     gain = means[:, :1] / _average(luma(original)).clamp_min(_DARKEST)
-    noise = gain.clamp(1, _LARGEST_GAIN) * gain.new_tensor([LUMA_NOISE, CHROMA_NOISE]).view(1, 2, 1, 1)
-    spread.clamp_(min=0)
-    keep = (spread / (spread + (amount * noise).square()))[:, [0, 1, 1, 1]]
+    noise = (gain - 1).clamp_min(0) * gain.new_tensor([LUMA_NOISE, CHROMA_NOISE]).view(1, 2, 1, 1).square()
+    spread.clamp_(min=_ROUNDING)
+    keep = (spread / (spread + amount**2 * noise))[:, [0, 1, 1, 1]]
     result = _average(keep) * values + _average(means - keep * means)
     return result[:, :1] + result[:, 1:]
 
