@@ -8,7 +8,7 @@ Exits    0 done, 1 failed (the message says why), 2 wrong arguments.
 
 Choose models on validation pairs and report on test pairs, never the other way round. --training-manifest refuses
 images that the model was trained on. --outputs puts a peer's results under the same metrics. Scored is the network
-alone; --with-controls scores what users get, with highlights protected and photos that are lit well left alone.
+alone; --with-controls scores what users get: noise reduced, highlights protected, photos that are lit well left alone.
 
     python -m training_scripts.evaluate --model semillie-compact --pairs data/val/low data/val/high
     python -m training_scripts.evaluate --outputs results/peer --pairs data/test/low data/test/high --json peer.json
