@@ -22,7 +22,7 @@ from skimage import color, exposure
 from torch import Tensor
 
 from semillie_core.data import find_pairs, read_rgb
-from semillie_core.inference import enhance
+from semillie_core.inference import NETWORK_ALONE, enhance
 from semillie_core.metrics import bootstrap_interval, flat_patches, patch_deviation
 from semillie_core.weights import load_model
 
@@ -66,10 +66,15 @@ def baselines() -> dict[str, Method]:
     }
 
 
-def network(name: str) -> Method:
-    """A model of ours by bundled name or file."""
+def ours(name: str) -> dict[str, Method]:
+    """A model by bundled name or file: as enhanced by default, and its network alone."""
     model = load_model(name)
-    return lambda image, reference: enhance(model, image).image
+    return {
+        name: lambda image, reference: enhance(model, image).image,
+        f"{name}, network alone": lambda image, reference: (
+            enhance(model, image, controls=NETWORK_ALONE).image
+        ),
+    }
 
 
 def relative_luminance(lightness: Tensor) -> Tensor:
@@ -133,7 +138,9 @@ def main() -> None:
     parser.add_argument("--model", action="append", default=[], help="bundled name or file; may be repeated")
     parser.add_argument("--json", type=Path, help="also write everything to this file")
     options = parser.parse_args()
-    methods = baselines() | {name: network(name) for name in options.model}
+    methods = baselines()
+    for name in options.model:
+        methods |= ours(name)
     result = run(methods, *options.pairs)
     print(table(result))
     if options.json is not None:
