@@ -63,7 +63,7 @@ def config(photos, tmp_path):
         network=SMALL,
         phases=(Phase(20, 2, 32, 2), Phase(4, 1, 0)),
         loss=LossConfig(perceptual=0.05),
-        consistency=ConsistencyConfig(weight=0.2, ramp_steps=10),
+        consistency=ConsistencyConfig(weight=0.2, ramp_steps=10, contrastive=1.0),
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=2),
         teacher=TeacherConfig(decay=0.9),
         runtime=RuntimeConfig(threads=1),
