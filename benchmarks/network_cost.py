@@ -21,8 +21,13 @@ SIZE = (400, 600)
 
 
 def scan_macs(config: SemiLLIEConfig) -> float:
-    """Three multiply-adds per state, channel, direction and position, which the counter does not see."""
-    per_position = 3 * 4 * config.d_inner * config.d_state
+    """What the counter does not see inside the scan's operator, per position and direction.
+
+    The projection of the features to ranks of step sizes, B and C, that of the ranks to step sizes, and three
+    multiply-adds per state and channel.
+    """
+    projections = config.d_inner * (config.dt_rank + 2 * config.d_state) + config.dt_rank * config.d_inner
+    per_position = 4 * (projections + 3 * config.d_inner * config.d_state)
     positions = sum(config.depths) * SIZE[0] * SIZE[1] / config.downscale**2
     if config.thumbnail:
         height, width = make_thumbnail(torch.zeros(1, 1, *SIZE), config.thumbnail).shape[2:]
@@ -57,8 +62,9 @@ def main() -> None:
     print(f"{'network':10}{'parameters':>12}{'GMAC':>8}{'share of GMAC':>15}{'share of CPU time':>19}")
     macs = {}
     for name, network in networks.items():
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(image)
+        # With gradients on, though none is wanted: inference in bands of rows computes their borders twice.
+        with FlopCounterMode(display=False) as counter:
+            network.requires_grad_(False)(image)
         macs[name] = counter.get_total_flops() / 2 + scan_macs(network.config)
     for name, network in networks.items():
         ratio = statistics.median(a / b for a, b in zip(seconds[name], seconds["paper"], strict=True))

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ..precision import full_precision
-from .operators import run_scan, run_scan_2d
 
 DIRECTIONS = 4
 """Row-major, column-major, and the reverse of each."""
@@ -77,6 +76,9 @@ def selective_scan(
         if vector is not None and vector.shape != (channels,):
             raise ValueError(f"{name} must be (channels={channels},), got {tuple(vector.shape)}.")
 
+    # Not at the top: PyTorch takes longer to register operators than all else that the pack does at ComfyUI's start.
+    from .operators import run_scan
+
     dtype = _compute_dtype(u, delta, A, B, C)
     with full_precision(u.device):
         y, last_state = run_scan(
@@ -141,6 +143,8 @@ def selective_scan_2d(
     ):
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} must be {shape} for x {tuple(x.shape)}, got {tuple(tensor.shape)}.")
+
+    from .operators import run_scan_2d  # as above
 
     dtype = _compute_dtype(x, x_proj_weight, dt_projs_weight, A_logs)
     with full_precision(x.device):
