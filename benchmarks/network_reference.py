@@ -60,13 +60,13 @@ def plain_forward(network: SemiLLIE, image: Tensor, scan: Scan = selective_scan_
 
 
 def _thumbnail(config: Any, weights: dict[str, Tensor], image: Tensor, scan: Scan) -> tuple[Tensor, Tensor]:
-    small = make_thumbnail(image, config.thumbnail)
+    small = F.pad(make_thumbnail(image, config.thumbnail), (4, 4, 4, 4), mode="replicate")
     root = torch.sqrt(small.clamp(min=0) + 1e-4)
     x = _conv(weights, "estimator.conv1", torch.cat([small, small.mean(1, keepdim=True), root], 1))
     x = _conv(weights, "estimator.depth_conv", x, groups=4)
     for j in range(config.thumbnail_depth):
         x = _block(config, weights, f"estimator.body.blocks.{j}", x, None, scan)
-    x = _layer_norm(weights, "estimator.norm", x)
+    x = _layer_norm(weights, "estimator.norm", x)[:, :, 4:-4, 4:-4]
     everywhere = F.linear(
         x.mean((2, 3)), weights["estimator.global_gain.weight"], weights["estimator.global_gain.bias"]
     )

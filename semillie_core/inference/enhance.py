@@ -150,11 +150,15 @@ def enhance(
             if controls.keep_well_lit:
                 need = darkness(colour) if steady is None else steady.darkness[now].to(enhanced)
             final = controls.apply(colour, enhanced, local_mask, need)
+            # A black-and-white photo stays one, also where it comes as three channels.
+            grey = (colour == colour[:, :1]).flatten(1).all(1)
+            if grey.any():
+                final = torch.where(grey.view(-1, 1, 1, 1), luma(final), final)
             light, lit = luma(colour), luma(enhanced)
             if need is not None:
                 lit = keep(light, lit, need)
             illumination[now] = ((light + 1e-3) / (lit + 1e-3)).clamp(0, 1).squeeze(1)
-            result[now, :3] = final if channels >= 3 else luma(final)
+            result[now, :3] = final if channels >= 3 else final[:, :1]
             if channels == 4:
                 result[now, 3] = image[now, 3].float().clamp(0, 1)
             report(index, edge, len(plan_tiles(height, width, edge)), result[stop - 1])

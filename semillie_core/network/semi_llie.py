@@ -130,9 +130,13 @@ class SemiLLIE(nn.Module):
         r = self.config.downscale
         stacked = torch.cat([shifted, shown], dim=1)
         if r > 1:
-            # ONNX has the remainder of positive numbers in common with Python, not that of negative ones.
-            to_whole_cells = (0, (r - width % r) % r, 0, (r - height % r) % r)
-            stacked = F.pixel_unshuffle(F.pad(stacked, to_whole_cells, mode="replicate"), r)
+            # Symbolic sizes of an export are padded always. Known whole ones never: the gradient that torch.compile makes
+            # of this padding fails in channels-last memory.
+            if not (isinstance(width, int) and isinstance(height, int)) or width % r or height % r:
+                # ONNX has the remainder of positive numbers in common with Python, not that of negative ones.
+                to_whole_cells = (0, (r - width % r) % r, 0, (r - height % r) % r)
+                stacked = F.pad(stacked, to_whole_cells, mode="replicate")
+            stacked = F.pixel_unshuffle(stacked, r)
         x0 = self.conv_first(stacked.contiguous(memory_format=torch.channels_last))
         if frame_illumination is not None and region is not None:
             x0 = x0 + sample_region(frame_illumination.features, region, (height, width), stride=r)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..precision import full_precision
@@ -13,6 +14,9 @@ from .config import SemiLLIEConfig
 
 INITIAL_LOG_GAIN = 1.0
 """Where training starts: everything brightened about e-fold."""
+
+_MARGIN = 4
+"""Pixels of a thumbnail that its border is repeated by."""
 
 
 class FrameIllumination(NamedTuple):
@@ -52,10 +56,13 @@ class ThumbnailEstimator(nn.Module):
 
     def from_thumbnail(self, thumbnail: Tensor) -> FrameIllumination:
         """Estimate from what :func:`make_thumbnail` made of the frame, ``(B, 3, h, w)``."""
+        # The body's zero padding tints what lies near its border, so the border is moved out of the frame.
+        thumbnail = F.pad(thumbnail, (_MARGIN,) * 4, mode="replicate")
         # Dark photos differ in their lowest code values, which the square root spreads out.
         spread = thumbnail.clamp(min=0).add(1e-4).sqrt()
         seen = to_tokens(torch.cat([thumbnail, thumbnail.mean(1, keepdim=True), spread], dim=1))
         tokens = self.norm(self.body(convolve(self.depth_conv, self.conv1(seen))))
+        tokens = tokens[:, _MARGIN:-_MARGIN, _MARGIN:-_MARGIN]
         log_gain = self.local_gain(tokens) + self.global_gain(tokens.mean((1, 2), keepdim=True))
         return FrameIllumination(to_image(log_gain), to_image(tokens))
 

@@ -17,6 +17,7 @@ from semillie_core.inference.clip import average_in_shots, find_shots, measure_l
 from semillie_core.inference.controls import HIGHLIGHT_CEILING, darkness, expose, luma
 from semillie_core.inference.tiling import plan_tiles
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
+from semillie_core.weights import load_model
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,25 @@ def test_shape_range_and_input_survive(network, channels, size):
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_the_result_becomes_channels_last_without_a_copy(network, channels):
     assert enhance(network, torch.rand(2, channels, 20, 24)).image.movedim(1, -1).is_contiguous()
+
+
+def test_black_and_white_stays_black_and_white():
+    network = load_model("semillie-compact").network
+    grey, colour = torch.rand(1, 1, 24, 32) * 0.1, torch.rand(1, 3, 24, 32) * 0.1
+    one = enhance(network, grey).image
+    three = enhance(network, torch.cat([grey.expand(1, 3, 24, 32), colour]), batch_size=2).image
+    torch.testing.assert_close(three[:1], one.expand(1, 3, 24, 32), atol=1e-5, rtol=0)
+    assert (three[1].max(0).values - three[1].min(0).values).mean() > 1 / 255
+
+
+def test_flat_dark_frames_come_out_flat_up_to_their_borders():
+    generator = torch.Generator().manual_seed(0)
+    frame = (0.03 + 0.004 * torch.randn(1, 3, 200, 300, generator=generator)).clamp(0, 1)
+    result = 255 * enhance(load_model("semillie-compact"), frame, controls=NETWORK_ALONE).image[0]
+    middle = result[:, 80:120, 100:200].mean((1, 2))
+    strips = (result[:, :6], result[:, -6:], result[:, :, :6], result[:, :, -6:], result[:, -12:, -12:])
+    for strip in strips:
+        assert (strip.mean((1, 2)) - middle).abs().max() < 10
 
 
 def test_chunks_of_a_batch_change_nothing(network):

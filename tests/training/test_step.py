@@ -13,7 +13,7 @@ import torch
 from semillie_core.data import TrainingData, find_images
 from semillie_core.data.manifest import ManifestEntry, write_manifest
 from semillie_core.data.sampling import StepData
-from semillie_core.network import SemiLLIE
+from semillie_core.network import SemiLLIE, SemiLLIEConfig
 from semillie_core.ram import load_efficientnet_lite0
 from semillie_core.training import Objective, Phase, TrainingError, run_steps, train, whole_frames
 from semillie_core.training.mean_teacher import make_teacher
@@ -143,6 +143,25 @@ def test_a_compiled_network_learns_the_same(plain):
         config = runtime(pairs_alone(plain), compile=compiled)
         results.append(run_steps(config, student, make_teacher(student), [whole_frames(high / 6, high)] * 2))
     assert_same_losses(*results, rel=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
+def test_a_compiled_semi_llie_has_its_gradients():
+    torch.manual_seed(0)
+    config = SemiLLIEConfig(
+        embed_dim=32, depths=(1,), d_state=2, expand=1.0, downscale=4, thumbnail=16, thumbnail_depth=1
+    )
+    network = SemiLLIE(config)
+    torch.nn.init.normal_(network.conv_last.weight, std=0.02)
+    photo = torch.rand(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    gradients = []
+    for student in (network, torch.compile(network)):
+        network.zero_grad()
+        student(photo).image.square().mean().backward()
+        gradients.append(
+            {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+        )
+    torch.testing.assert_close(*gradients)
 
 
 class Spiteful(torch.autograd.Function):
