@@ -66,8 +66,8 @@ class ConsistencyConfig:
     """Steps over which that weight grows along ``exp(-5 (1 - t)^2)``, from the first with unpaired photos on; 0 starts
     with all of it. The released schedule takes 100 epochs from the run's start instead."""
     contrastive: float = 0.05
-    """Weight of the semantic contrastive loss beside the L1 distance to the teacher. Ten times as much draws a fine grid
-    into smooth areas (docs/training.md); the released recipe has 1."""
+    """Weight of the semantic contrastive loss beside the L1 distance to the teacher. Ten times as much draws a fine
+    grid into smooth areas (docs/training.md); the released recipe has 1."""
     contrastive_form: str = "bounded"
     """``"bounded"``: d_p / (d_p + d_n); ``"ratio"``: d_p / d_n as in the paper, which explodes while the student still
     equals its input; ``"attract"``: d_p."""
