@@ -18,8 +18,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -271,7 +273,7 @@ class TrainingData:
         kind, scale = uniform(common), uniform(common, self.config.frame_scale, 1.0)
         turned = chance(common, 0.5)
         first = self._sizes[self._pick_pair(pairs, step, 0)[0].low]
-        shape = self._frame_shape(first, first, scale)
+        shape = self._common_shape(first, scale)
         samples = []
         for slot in range(size) if slots is None else slots:
             pair, low8, high8, generator = self._pick_pair(pairs, step, slot)
@@ -311,7 +313,7 @@ class TrainingData:
         paths = self._unpaired[_draw(self._unpaired_weights, common)]
         scale, turned = uniform(common, self.config.frame_scale, 1.0), chance(common, 0.5)
         first = self._sizes[self._pick_unpaired(paths, step, 0)[0]]
-        shape = self._frame_shape(first, first, scale)
+        shape = self._common_shape(first, scale)
         view = StrongView(self.config.strong)
         samples = []
         for slot in range(size) if slots is None else slots:
@@ -400,6 +402,11 @@ class TrainingData:
         height = min(size[0], size[1] * ratio)
         return max(1, round(height * scale)), max(1, min(size[1], round(height / ratio * scale)))
 
+    def _common_shape(self, first: tuple[int, int], scale: float) -> tuple[int, int]:
+        """What the frames of a batch have in common: the size of the first one, or a square of its height."""
+        height, width = self._frame_shape(first, first, scale)
+        return (height, height) if self.config.geometry == "released" else (height, width)
+
     def _place(
         self,
         size: tuple[int, int],
@@ -415,24 +422,30 @@ class TrainingData:
             height, width = max(height, min(crop, size[0])), max(width, min(crop, size[1]))
         top, left = integer(generator, size[0] - height + 1), integer(generator, size[1] - width + 1)
         flips = tuple(axis for axis in (1, 2) if chance(generator, 0.5))
+        if self.config.geometry == "released":
+            # Squares fit a batch in any orientation.
+            turned = chance(generator, 0.5)
         return _Placement(top, left, height, width, flips, turned)
 
     def _cut(self, photo: Tensor, frame: _Placement, crop: int, shape: tuple[int, int] | None) -> Tensor:
         """The frame of a photo in [0, 1], at least as large as the crop, or resized to ``shape``.
 
-        In the released geometry the whole photo as a square with the crop's edge.
+        In the released geometry the whole photo as a square with the crop's edge, or resized to ``shape``; by Lanczos
+        to 8 bits, as released, where the photo has 8 bits.
         """
         part = photo[:, frame.top : frame.top + frame.height, frame.left : frame.left + frame.width]
-        image = part if part.is_floating_point() else to_float(part)
-        size = image.shape[1:]
-        if self.config.geometry == "released":
-            wanted = (crop or size[0], crop or size[0])
-        elif shape is not None:
+        size = part.shape[1:]
+        if shape is not None:
             wanted = shape
+        elif self.config.geometry == "released":
+            wanted = (crop, crop)
         else:
             grow = max(crop / size[0], crop / size[1], 1.0)
             wanted = (max(crop, round(size[0] * grow)), max(crop, round(size[1] * grow)))
-        if wanted == tuple(size):
+        if self.config.geometry == "released" and part.dtype == torch.uint8:
+            part = _lanczos(part, wanted)
+        image = part if part.is_floating_point() else to_float(part)
+        if wanted == tuple(image.shape[1:]):
             return image
         return F.interpolate(image[None], wanted, mode="bicubic", antialias=True).clamp(0, 1)[0]
 
@@ -464,6 +477,13 @@ def _sha256(path: Path) -> bytes:
 
 def _draw(weights: list[float], generator: torch.Generator) -> int:
     return int(torch.multinomial(torch.tensor(weights, dtype=torch.float64), 1, generator=generator))
+
+
+def _lanczos(levels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize ``(3, H, W)`` uint8 to a height and width, by Pillow and in 8 bits as the released trainer."""
+    picture = Image.fromarray(levels.permute(1, 2, 0).numpy())
+    resized = np.array(picture.resize(size[::-1], Image.Resampling.LANCZOS))
+    return torch.from_numpy(resized).permute(2, 0, 1)
 
 
 def _oriented(image: Tensor, place: _Placement) -> Tensor:

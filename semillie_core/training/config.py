@@ -66,8 +66,8 @@ class ConsistencyConfig:
     """Steps over which that weight grows along ``exp(-5 (1 - t)^2)``, from the first with unpaired photos on; 0 starts
     with all of it. The released schedule takes 100 epochs from the run's start instead."""
     contrastive: float = 0.05
-    """Weight of the semantic contrastive loss beside the L1 distance to the teacher. Ten times as much draws a fine grid
-    into smooth areas (docs/training.md); the released recipe has 1."""
+    """Weight of the semantic contrastive loss beside the L1 distance to the teacher. Ten times as much draws a fine
+    grid into smooth areas (docs/training.md); the released recipe has 1."""
     contrastive_form: str = "bounded"
     """``"bounded"``: d_p / (d_p + d_n); ``"ratio"``: d_p / d_n as in the paper, which explodes while the student still
     equals its input; ``"attract"``: d_p."""
@@ -115,7 +115,9 @@ class OptimizerConfig:
         if self.schedule not in ("cosine", "released"):
             raise ValueError(f"optimizer.schedule must be cosine or released, got {self.schedule!r}.")
         if self.schedule == "released" and self.epoch_steps < 1:
-            raise ValueError("optimizer.schedule released needs optimizer.epoch_steps.")
+            raise ValueError(
+                "optimizer.schedule released counts epochs: set optimizer.epoch_steps to the number of steps of one."
+            )
         if self.accumulate < 1:
             raise ValueError(f"optimizer.accumulate must be at least 1, got {self.accumulate}.")
 
@@ -186,9 +188,10 @@ class TrainConfig:
     runtime: RuntimeConfig = RuntimeConfig()
     """Where and how the run computes."""
     official_compat: bool = False
-    """Reproduce the released trainer's arithmetic: gradient loss twice, batch-wide ratios, unscaled perceptual
-    distances, un-normalised input to RAM, no weight-decay exemptions, and a teacher that drops paths in its first
-    epoch."""
+    """Compute as the released trainer: gradient loss twice, unscaled perceptual distances, input to RAM that is neither
+    antialiased nor normalised, and a teacher that drops paths in the first epoch. Everything else of its recipe has an
+    option of its own, which the preset ``paper`` sets. The losses on RAM's features keep their gradient, which the
+    released code cuts. Needs ``optimizer.schedule`` released, and RAM for semantic losses."""
     val_every: int = 500
     """Steps between validations; the best weights by plain validation PSNR are kept. 0 never validates."""
     checkpoint_every: int = 250
@@ -204,6 +207,11 @@ class TrainConfig:
         for name, least in (("val_every", 0), ("checkpoint_every", 1), ("pictures_every", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        if self.official_compat and self.optimizer.schedule != "released":
+            raise ValueError(
+                "official_compat counts epochs: set optimizer.schedule to released and optimizer.epoch_steps to the "
+                "number of steps of one."
+            )
 
     @property
     def steps(self) -> int:

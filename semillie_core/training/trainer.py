@@ -367,8 +367,11 @@ def check_config(config: TrainConfig, process: Process) -> None:
                     f"A phase's {name} of {count} cannot be shared evenly by {process.world} processes in "
                     f"{config.optimizer.accumulate} parts each: make it a multiple of {shares}."
                 )
-    if config.official_compat and config.optimizer.schedule != "released":
-        raise TrainingError("official_compat needs optimizer.schedule released and optimizer.epoch_steps.")
+    if config.official_compat and config.needs_encoder and not config.encoder:
+        raise TrainingError(
+            "official_compat compares RAM's features, and no file of RAM is named: name it in encoder, or set "
+            "loss.perceptual and consistency.contrastive to 0."
+        )
 
 
 def _data_folders(config: TrainConfig) -> Iterator[str]:

@@ -74,8 +74,10 @@ def same(one, two):
     return all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(two), strict=True))
 
 
+@pytest.mark.parametrize("geometry", ["frame", "released"])
 @pytest.mark.parametrize("crop", [24, 0])
-def test_batches_depend_on_seed_step_and_slot_alone(config, crop):
+def test_batches_depend_on_seed_step_and_slot_alone(config, crop, geometry):
+    config = replace(config, geometry=geometry)
     one, two = (TrainingData(config, 3, 16) for _ in range(2))
     one.paired(0, 4, crop), one.unpaired(0, 4, crop)
     for kind in ("paired", "unpaired"):
@@ -192,6 +194,39 @@ def test_proportions_are_kept_unless_released_geometry_is_asked_for(tmp_path):
     squashed = TrainingData(replace(base, geometry="released"), 0, 0).unpaired(0, 1, 60)
     rows, columns = sides(squashed.weak[0])
     assert rows == 39 and 18 <= columns <= 21
+
+
+def test_pairs_of_the_released_geometry_are_turned_one_by_one(tmp_path):
+    quarters = np.array([[0, 80], [160, 240]], np.uint8)
+    for name, size in (("wide", (40, 60)), ("square", (50, 50))):
+        picture = np.kron(quarters, np.ones((size[0] // 2, size[1] // 2), np.uint8))
+        for side in ("low", "high"):
+            write(tmp_path / side / f"{name}.png", np.stack([picture] * 3, 2))
+    pairs = (SourceConfig(str(tmp_path / "low"), str(tmp_path / "high")),)
+    data = TrainingData(DataConfig(pairs, geometry="released"), 0, 16)
+    batch = data.paired(0, 80, 24)
+    assert torch.equal(batch.low, batch.high)
+    means = torch.nn.functional.adaptive_avg_pool2d(batch.low[:, 0], 2).flatten(1)
+    orientations = {tuple(order) for order in means.argsort(1).tolist()}
+    assert len(orientations) == 8
+    assert batch.thumbnail.shape == (80, 3, 16, 16)
+    seen = torch.nn.functional.adaptive_avg_pool2d(batch.thumbnail[:, 0], 2).flatten(1)
+    assert torch.equal(seen.argsort(1), means.argsort(1))
+
+
+def test_the_released_geometry_squashes_as_pillow_does(folder):
+    night = UnpairedConfig(str(folder / "night"))
+    pairs = (SourceConfig(str(folder / "low"), str(folder / "high")),)
+    data = TrainingData(DataConfig(pairs, unpaired=(night,), geometry="released"), 0, 0)
+    squashed = []
+    for path in data.unpaired_photos:
+        with Image.open(path) as photo:
+            # Upright photos are held in landscape.
+            level = photo if photo.width >= photo.height else photo.transpose(Image.Transpose.TRANSPOSE)
+            small = np.array(level.resize((24, 24), Image.Resampling.LANCZOS), np.float32) / 255
+        squashed.append(torch.from_numpy(small).permute(2, 0, 1))
+    for view in data.unpaired(0, 8, 24).weak:
+        assert any(torch.equal(view, expected) for expected in squashed)
 
 
 def test_a_fraction_keeps_whole_scenes_and_frees_the_rest(config, folder):

@@ -101,6 +101,13 @@ def test_released_schedules(shared_dir, config):
         assert weight == pytest.approx(row["consistency_weight_ram_trainer"], rel=1e-9)
 
 
+def test_released_schedules_need_the_length_of_an_epoch(config):
+    with pytest.raises(ValueError, match=r"set optimizer\.epoch_steps"):
+        OptimizerConfig(schedule="released")
+    with pytest.raises(ValueError, match=r"set optimizer\.schedule to released and optimizer\.epoch_steps"):
+        dataclasses.replace(config, official_compat=True)
+
+
 def test_the_ramp_begins_with_the_first_unpaired_photos(config):
     ramp = dataclasses.replace(config.consistency, weight=0.2, ramp_steps=10)
     semi, pairs = Phase(20, 2, 32, 2), Phase(7, 2, 32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -188,24 +189,193 @@ def test_the_teacher_drops_paths_in_the_first_epoch_alone(networks, batches):
     assert modes == [True, False]
 
 
+class Record(NamedTuple):
+    """What a record of official iterations holds."""
+
+    before: dict[str, dict[str, torch.Tensor]]
+    after: dict[str, dict[str, torch.Tensor]]
+    batches: list[tuple[torch.Tensor, ...]]
+
+
+RECORDED_ITERATIONS = 3
+NETWORKS = {"teacher": "teacher|tmodel|ema", "student": "student|model|net"}
+NOT_WEIGHTS = "grad|optim|adam|exp_avg|moment"
+NOT_IMAGES = "loss|out|pred|pseudo|grad|enhanced"
+# In this order: names of unpaired views may hold "labeled" or "input", those of references "label".
+IMAGES = {
+    "strong": r"strong|(unpaired|unlabell?ed)\w*?_s(?![a-z])",
+    "weak": r"weak|(unpaired|unlabell?ed)\w*?_w(?![a-z])",
+    "high": r"gt|high|target|reference|(?<![a-z])label(?=[._]?\d*$)",
+    "low": r"low|input|img|(?<!un)labell?ed",
+}
+
+
+def read_record(tensors):
+    """Sort out a record whose key names are not known beforehand; fails, with the keys, where they make no sense.
+
+    A network's snapshots are told apart by the last number in what comes before its weights' names, epochs aside, or
+    by words.
+    """
+    first_layer = "conv_first.weight"
+    prefixes = {key.removesuffix(first_layer) for key in tensors if key.endswith(first_layer)}
+    owner = {key: max(filter(key.startswith, prefixes), key=len, default=None) for key in tensors}
+    loose = [key for key, prefix in owner.items() if prefix is None]
+
+    def refuse(reason):
+        networks = [f"{prefix}* ({sum(p == prefix for p in owner.values())})" for prefix in sorted(prefixes)]
+        pytest.fail(f"Record of official iterations not understood: {reason}. It holds {networks + loose}")
+
+    def moment(prefix):
+        numbers = re.findall(r"\d+", re.sub(r"epoch\D?\d+", "", prefix, flags=re.I))
+        late, early = (
+            bool(re.search(words, prefix, re.I))
+            for words in ("after|final|end|last", "before|init|start|first")
+        )
+        if early == late and not numbers:
+            refuse(f"whether {prefix!r} is the first snapshot or the last")
+        number = int(numbers[-1]) if numbers else math.inf if late else -math.inf
+        return number, late - early
+
+    snapshots = {who: {} for who in NETWORKS}
+    for prefix in sorted(prefixes):
+        if re.search(NOT_WEIGHTS, prefix, re.I):
+            continue
+        who = next((who for who, words in NETWORKS.items() if re.search(words, prefix, re.I)), None)
+        if who is None:
+            refuse(f"whose weights {prefix!r} are")
+        if (when := moment(prefix)) in snapshots[who]:
+            refuse(f"{prefix!r} and {snapshots[who][when]!r} seem to be of the same moment")
+        snapshots[who][when] = prefix
+    for who, moments in snapshots.items():
+        if len(moments) < 2:
+            refuse(f"{len(moments)} snapshots of the {who}")
+
+    def state(who, choose):
+        prefix = snapshots[who][choose(snapshots[who])]
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if owner[k] == prefix}
+
+    columns = {role: [] for role in IMAGES}
+    for key in sorted(loose, key=lambda key: [int(n) for n in re.findall(r"\d+", key)]):
+        role = next((role for role, words in IMAGES.items() if re.search(words, key, re.I)), None)
+        if role and tensors[key].dim() in (4, 5) and not re.search(NOT_IMAGES, key, re.I):
+            columns[role].append(tensors[key])
+    for role, found in columns.items():
+        if len(found) == 1:
+            # Stacked, or the same at every iteration.
+            columns[role] = list(found[0]) if found[0].dim() == 5 else found * RECORDED_ITERATIONS
+        if len(columns[role]) != RECORDED_ITERATIONS:
+            refuse(f"{len(columns[role])} {role} images")
+    before, after = ({who: state(who, choose) for who in NETWORKS} for choose in (min, max))
+    return Record(
+        before, after, list(zip(*(columns[r] for r in ("low", "high", "weak", "strong")), strict=True))
+    )
+
+
+def recorded(networks, images):
+    """A record with a number in every tensor: ``{prefix: number}``, and images as ``{key: numbers of the frames}``."""
+    tensors = {}
+    for prefix, number in networks.items():
+        for key in ("conv_first.weight", "layers.0.conv.bias", "get_gradient.weight_h"):
+            tensors[prefix + key] = torch.tensor(float(number))
+    for key, frames in images.items():
+        stacked = torch.stack([torch.full((2, 3, 4, 4), float(frame)) for frame in frames])
+        tensors[key] = stacked if len(frames) > 1 else stacked[0]
+    return tensors
+
+
+def four(*names):
+    """Images 0 to 3 of four kinds, stacked."""
+    return {name: [10 * kind + step for step in range(3)] for kind, name in enumerate(names)}
+
+
+def apart(*patterns):
+    """The same, one tensor an iteration."""
+    return {pattern.format(s): [10 * k + s] for k, pattern in enumerate(patterns) for s in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("networks", "images"),
+    [
+        (
+            {"student_before.": 0, "student_after.": 3, "teacher_before.": 10, "teacher_after.": 13},
+            four("labeled_input", "labeled_gt", "unlabeled_weak", "unlabeled_strong"),
+        ),
+        (
+            {
+                "before.student.module.": 0,
+                "after.student.module.": 3,
+                "init.teacher.": 10,
+                "final.teacher.": 13,
+            },
+            apart("labelled.{}", "GT.{}", "unlabelled_w.{}", "unlabelled_s.{}"),
+        ),
+        (
+            {"student0.": 0, "student3.": 3, "teacher0.": 10, "teacher3.": 13},
+            four("img_data", "label", "unpaired_data_w", "unpaired_data_s"),
+        ),
+        (
+            {f"{who}.{n}.": 10 * k + n for k, who in enumerate(("model", "tmodel")) for n in range(4)},
+            apart("iter{}.img_data", "iter{}.label", "iter{}.unpaired_data_w", "iter{}.unpaired_data_s"),
+        ),
+        (
+            {
+                **{"init.student.": 0, "init.teacher.": 10, "step0.student.grad.": 99},
+                **{f"step{n}.student.": n + 1 for n in range(3)},
+                **{f"step{n}.teacher.": n + 11 for n in range(3)},
+            },
+            apart("img_data{}", "label{}", "unpaired_data_w{}", "unpaired_data_s{}")
+            | {"loss_labeled_out": [5]},
+        ),
+        (
+            {"w.epoch40.student.start.": 0, "w.epoch40.student.iter3.": 3}
+            | {"w.epoch_40.teacher.start.": 10, "w.epoch_40.teacher.end.": 13},
+            four("io.low", "io.high", "io.weak", "io.strong"),
+        ),
+    ],
+)
+def test_records_are_read_whatever_their_names(networks, images):
+    record = read_record(recorded(networks, images))
+    for moment, added in ((record.before, 0), (record.after, 3)):
+        for who, number in (("student", added), ("teacher", added + 10)):
+            assert set(moment[who]) == {"conv_first.weight", "layers.0.conv.bias", "get_gradient.weight_h"}
+            assert {float(value) for value in moment[who].values()} == {number}
+    seen = [[float(image.mean()) for image in batch] for batch in record.batches]
+    assert seen == [[step, 10 + step, 20 + step, 30 + step] for step in range(3)]
+
+
+def test_one_batch_may_serve_all_recorded_iterations():
+    networks = {"student0.": 0, "student3.": 3, "teacher0.": 10, "teacher3.": 13}
+    images = {"img_data": [0], "label": [1], "unpaired_data_w": [2], "unpaired_data_s": [3]}
+    batches = read_record(recorded(networks, images)).batches
+    assert [[float(image.mean()) for image in batch] for batch in batches] == [[0, 1, 2, 3]] * 3
+
+
+@pytest.mark.parametrize(
+    ("networks", "images", "says"),
+    [
+        ({"a0.": 0, "b0.": 1}, {}, "whose weights 'a0.' are"),
+        ({"": 0}, {}, "whose weights '' are"),
+        ({"student0.": 0, "teacher0.": 1, "teacher1.": 1}, {}, "1 snapshots of the student"),
+        ({"student.": 0, "student_after.": 1}, {}, "whether 'student.' is the first"),
+        ({"x.student0.": 0, "y.student0.": 1}, {}, "of the same moment"),
+        (
+            {f"{who}{n}.": 0 for who in ("student", "teacher") for n in (0, 3)},
+            four("img_data", "label", "unpaired_data_w", "other"),
+            "0 strong images.*'other'\\]",
+        ),
+    ],
+)
+def test_a_record_that_makes_no_sense_fails_with_its_keys(networks, images, says):
+    with pytest.raises(pytest.fail.Exception, match=says) as failure:
+        read_record(recorded(networks, images))
+    assert all(f"{prefix}* (3)" in str(failure.value) for prefix in networks)
+
+
 def test_official_iterations_of_the_fixture(parity):
     """Three iterations of the official trainer, where its record is at hand; its key names are read from the record."""
     facts, tensors = parity("semillie_trainstep_parity")
-    prefixes = [key.removesuffix("conv_first.weight") for key in tensors if key.endswith("conv_first.weight")]
-
-    def state(who, when):
-        (prefix,) = (p for p in prefixes if re.search(who, p) and re.search(when, p))
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    def images(pattern):
-        names = sorted(k for k in tensors if re.search(pattern, k) and not k.startswith(tuple(prefixes)))
-        found = [tensors[name] for name in names]
-        return list(found[0]) if len(found) == 1 and found[0].dim() == 5 else found
-
-    before, after = "before|init|start", "after|final|end"
-    columns = [images(p) for p in ("low|label.*input|labeled", "gt|GT|high|target", "weak", "strong")]
-    assert {len(column) for column in columns} == {3}, f"Not understood: {facts}"
-    first = state("student", before)
+    record = read_record(tensors)
+    first = record.before["student"]
     depths = {int(k.split(".")[1]) for k in first if k.startswith("layers.")}
     blocks = {
         (int(m[1]), int(m[2]))
@@ -223,11 +393,11 @@ def test_official_iterations_of_the_fixture(parity):
     )
     student, teacher = SemiLLIE(network), SemiLLIE(network)
     student.load_state_dict(first)
-    teacher.load_state_dict(state("teacher", before))
+    teacher.load_state_dict(record.before["teacher"])
     followed = next(
         (v for k, v in facts.items() if isinstance(v, int) and re.search("iter.*(start|first)|ema", k)), 0
     )
-    steps = [whole_frames(*batch) for batch in zip(*columns, strict=True)]
+    steps = [whole_frames(*batch) for batch in record.batches]
     run_steps(released(network), student, teacher, steps, first_step=FIRST_STEP, followed=followed)
     for module, who in ((student, "student"), (teacher, "teacher")):
-        assert largest_difference(module.state_dict(), state(who, after)) < 2e-5
+        assert largest_difference(module.state_dict(), record.after[who]) < 2e-5

@@ -256,7 +256,10 @@ def test_an_exploding_loss_stops_the_run_and_keeps_the_checkpoint(config, tmp_pa
             {"data": {"unpaired": ()}, "phases": (Phase(2, 2, 32), Phase(2, 2, 32, 2))},
             "A phase asks for unpaired photos",
         ),
-        ({"official_compat": True}, "epoch_steps"),
+        (
+            {"official_compat": True, "optimizer": {"schedule": "released", "epoch_steps": 5}},
+            "name it in encoder, or set loss.perceptual",
+        ),
     ],
 )
 def test_what_cannot_be_met_is_refused_before_training(config, change, says):
@@ -265,6 +268,19 @@ def test_what_cannot_be_met_is_refused_before_training(config, change, says):
         change[name] = replace(inner, **value) if isinstance(value, dict) else value
     with pytest.raises(TrainingError, match=says):
         train(replace(config, **change))
+
+
+def test_the_released_arithmetic_needs_no_ram_without_semantic_losses(config):
+    released = replace(
+        config,
+        official_compat=True,
+        phases=(Phase(1, 1, 16, 1),),
+        loss=replace(config.loss, perceptual=0.0),
+        consistency=replace(config.consistency, contrastive=0.0),
+        optimizer=replace(config.optimizer, schedule="released", epoch_steps=1),
+        val_every=0,
+    )
+    assert train(released).finished
 
 
 def test_unpaired_photos_without_weight_and_no_validation(config):
