@@ -542,6 +542,8 @@ def steps(
             num_workers=data.config.workers,
             pin_memory=data.config.pin_memory,
             worker_init_fn=_leave_process_group,
+            # Its own, unused: by default one draw comes from the generator that the network's random depth uses.
+            generator=torch.Generator(),
         )
         return
     with ThreadPoolExecutor(1) as pool:

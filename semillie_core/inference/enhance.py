@@ -111,7 +111,7 @@ def enhance(
         chunk = image[start : start + batch_size, :3].float().clamp(0, 1)
         return chunk.expand(-1, 3, -1, -1)
 
-    with torch.inference_mode(), _called_inside(network, check):
+    with torch.inference_mode(), _without_random_depth(network), _called_inside(network, check):
         if steady is None and steady_frames > 1 and batch > 1:
             lights = []
             for start in starts:
@@ -166,6 +166,17 @@ def enhance(
 
 
 @contextmanager
+def _without_random_depth(network: SemiLLIE) -> Iterator[None]:
+    """Put a network that is learning into evaluation mode while the context lasts."""
+    learning = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(learning)
+
+
+@contextmanager
 def _called_inside(network: SemiLLIE, check: Callable[[], None] | None) -> Iterator[None]:
     """Have ``check`` called before every module of the network while the context lasts."""
 
@@ -202,8 +213,10 @@ def _enhance_frames(
     total = torch.zeros_like(frames)
     weights = frames.new_zeros(1, 1, height, width)
     for done, tile in enumerate(tiles, 1):
-        region = frames.new_tensor(
-            [tile.top / height, tile.left / width, tile.height / height, tile.width / width]
+        # In float32: half precision misplaces the tiles of a large photo.
+        region = torch.tensor(
+            [tile.top / height, tile.left / width, tile.height / height, tile.width / width],
+            device=frames.device,
         )
         part = (slice(None), slice(None), tile.rows, tile.columns)
         predicted = network(frames[part], frame_illumination, region.expand(frames.shape[0], 4)).image

@@ -130,8 +130,8 @@ class SemiLLIE(nn.Module):
         r = self.config.downscale
         stacked = torch.cat([shifted, shown], dim=1)
         if r > 1:
-            # Symbolic sizes of an export are padded always. Known whole ones never: the gradient that torch.compile makes
-            # of this padding fails in channels-last memory.
+            # Symbolic sizes of an export are padded always. Known whole ones never: the gradient that torch.compile
+            # makes of this padding fails in channels-last memory.
             if not (isinstance(width, int) and isinstance(height, int)) or width % r or height % r:
                 # ONNX has the remainder of positive numbers in common with Python, not that of negative ones.
                 to_whole_cells = (0, (r - width % r) % r, 0, (r - height % r) % r)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,13 @@ from ..data import DataConfig
 from ..network import COMPACT, SemiLLIEConfig
 
 T = TypeVar("T")
+
+
+def _require_amounts(section: str, config: Any, *names: str) -> None:
+    """Refuse options that are negative or not finite."""
+    for name in names:
+        if not 0 <= getattr(config, name) < math.inf:
+            raise ValueError(f"{section}.{name} must be 0 or more, got {getattr(config, name)}.")
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,9 @@ class LossConfig:
     perceptual_from: int = 0
     """First step of the perceptual loss."""
 
+    def __post_init__(self) -> None:
+        _require_amounts("loss", self, *(field.name for field in dataclasses.fields(self)))
+
 
 @dataclass(frozen=True)
 class ConsistencyConfig:
@@ -81,9 +92,7 @@ class ConsistencyConfig:
             raise ValueError(
                 f"consistency.contrastive_form must be bounded, ratio or attract, got {self.contrastive_form!r}."
             )
-        for name in ("ramp_steps", "bank_every"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"consistency.{name} must not be negative, got {getattr(self, name)}.")
+        _require_amounts("consistency", self, "weight", "ramp_steps", "contrastive", "bank_every")
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,11 @@ class OptimizerConfig:
             )
         if self.accumulate < 1:
             raise ValueError(f"optimizer.accumulate must be at least 1, got {self.accumulate}.")
+        _require_amounts(
+            "optimizer", self, "final_learning_rate", "warmup_steps", "weight_decay", "gradient_clip"
+        )
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"optimizer.learning_rate must be positive, got {self.learning_rate}.")
 
 
 @dataclass(frozen=True)

@@ -288,7 +288,14 @@ def _config(
         network=model.config,
         init=str(run / "start.safetensors"),
         encoder=encoder,
-        phases=(Phase(options.steps, options.batch_size, options.crop, options.batch_size),),
+        phases=(
+            Phase(
+                options.steps,
+                options.batch_size,
+                options.crop,
+                options.batch_size if options.consistency else 0,
+            ),
+        ),
         loss=LossConfig(detail=1.0),
         consistency=ConsistencyConfig(
             # The teacher is good from the first step, so its word counts at once.

@@ -113,7 +113,7 @@ def enhance_photo(network: nn.Module, photo: Tensor) -> Tensor:
         part = (slice(None), slice(None), tile.rows, tile.columns)
         region = [tile.top / height, tile.left / width, tile.height / height, tile.width / width]
         # Every tile is told of the whole frame, so that they agree on its exposure.
-        view = View(photo[part], photo, photo.new_tensor([region]).expand(len(photo), 4))
+        view = View(photo[part], photo, torch.tensor([region], device=photo.device).expand(len(photo), 4))
         output = enhance_view(network, view).image
         if len(tiles) == 1:
             return output

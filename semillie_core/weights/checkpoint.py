@@ -207,6 +207,7 @@ def _read_torch(path: Path, part: str | None) -> Content:
         for key, name in (("epoch", "epoch"), ("step", "step"), ("config_sha256", "training_config_sha256")):
             if isinstance(content.get(key), int | str):
                 metadata[name] = str(content[key])
+        metadata |= _network_of_training(content.get("config"))
         left_out = tuple(str(key) for key in content if key != chosen)
         content = content[chosen]
     if (
@@ -216,6 +217,15 @@ def _read_torch(path: Path, part: str | None) -> Content:
     ):
         raise CheckpointError(f"{path} holds no state dictionary. {_EXPECTED}")
     return Content(dict(content), metadata, left_out)
+
+
+def _network_of_training(config: object) -> dict[str, str]:
+    """What the shapes of tensors do not tell, from the config in a training state of this project."""
+    try:
+        network = json.loads(config)["network"] if isinstance(config, str) else None
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return {"config": json.dumps(network)} if isinstance(network, dict) else {}
 
 
 def _normalise_keys(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -62,6 +62,16 @@ def test_black_and_white_stays_black_and_white():
     assert (three[1].max(0).values - three[1].min(0).values).mean() > 1 / 255
 
 
+def test_a_learning_network_enhances_without_random_depth_and_goes_on_learning():
+    torch.manual_seed(0)
+    learning = SemiLLIE(SemiLLIEConfig(embed_dim=32, depths=(3,), d_state=2, downscale=4, drop_path_rate=0.9))
+    torch.nn.init.normal_(learning.conv_last.weight, std=0.05)
+    photo = torch.rand(1, 3, 16, 16)
+    results = [enhance(learning.train(), photo).image for _ in range(3)]
+    assert all(torch.equal(result, results[0]) for result in results)
+    assert learning.training
+
+
 def test_flat_dark_frames_come_out_flat_up_to_their_borders():
     generator = torch.Generator().manual_seed(0)
     frame = (0.03 + 0.004 * torch.randn(1, 3, 200, 300, generator=generator)).clamp(0, 1)

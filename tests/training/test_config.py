@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 
 import pytest
 import yaml
@@ -136,3 +137,22 @@ def test_presets_build(name):
     assert config.steps >= 60
     with pytest.raises(ValueError, match="no preset"):
         preset("nothing")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "optimizer.gradient_clip=-1",
+        "optimizer.learning_rate=-0.1",
+        "optimizer.learning_rate=.nan",
+        "optimizer.warmup_steps=-5",
+        "consistency.weight=-1",
+        "loss.ssim=.inf",
+    ],
+)
+def test_amounts_that_would_train_uphill_are_refused(option):
+    name, _, value = option.partition("=")
+    section, field = name.split(".")
+    number = float(value.replace(".nan", "nan").replace(".inf", "inf"))
+    with pytest.raises(ValueError, match=re.escape(name)):
+        TrainConfig.from_dict({**preset("cpu_demo"), section: {field: number}})
