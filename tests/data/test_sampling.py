@@ -97,7 +97,10 @@ def test_batches_depend_on_seed_step_and_slot_alone(config, crop, geometry):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loading_in_processes_changes_nothing(config, workers):
     data = TrainingData(replace(config, workers=workers), 0, 16)
+    before = torch.get_rng_state()
     loaded = list(steps(data, lambda step: StepShape(2, 2 * (step % 2), 24), 3, 7))
+    # The network's random depth draws from it: a resumed run must find it as an unbroken one does.
+    assert torch.equal(torch.get_rng_state(), before)
     assert [step.unpaired is None for step in loaded] == [False, True, False, True]
     for number, step in enumerate(loaded, 3):
         assert same(step.paired, data.paired(number, 2, 24))

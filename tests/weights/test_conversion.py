@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 
 import pytest
 import safetensors
@@ -59,6 +61,17 @@ def test_bare_state_dictionary(tmp_path, network):
     torch.save(network.state_dict(), tmp_path / "bare.pth")
     done = convert_checkpoint(tmp_path / "bare.pth", tmp_path / "new.safetensors")
     assert same(tmp_path / "new.safetensors", network) and done.left_out == () and not done.renamed
+
+
+def test_a_training_state_tells_what_shapes_do_not(tmp_path):
+    config = dataclasses.replace(SMALL, downscale=4, thumbnail=32, thumbnail_depth=1, drop_path_rate=0.25)
+    state = {
+        "config": json.dumps({"network": config.to_dict(), "seed": 3}),
+        "teacher": SemiLLIE(config).state_dict(),
+    }
+    torch.save(state, tmp_path / "state.pt")
+    convert_checkpoint(tmp_path / "state.pt", tmp_path / "teacher.safetensors")
+    assert load_model(tmp_path / "teacher.safetensors").config == config
 
 
 def test_training_state(tmp_path, network):
