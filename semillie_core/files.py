@@ -21,7 +21,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         A binary stream.
 
     Raises:
-        OSError: The folder is missing or cannot be written to.
+        OSError: The folder is missing or cannot be written to, or the disk is full; the error names ``path``.
     """
     temporary = path.with_name(f".{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
@@ -30,6 +30,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        # Of a failed write the system names no file, and of the temporary one nobody knows.
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary), temporary):
+            error.filename = str(path)
         raise

@@ -7,8 +7,10 @@ Writes   a Markdown table; with --json also every score. Plain scores come first
 Exits    0 done, 1 failed (the message says why), 2 wrong arguments.
 
 Choose models on validation pairs and report on test pairs, never the other way round. --training-manifest refuses
-images that the model was trained on. --outputs puts a peer's results under the same metrics. Scored is the network
-alone; --with-controls scores what users get: noise reduced, highlights protected, photos that are lit well left alone.
+images that the model was trained on. It knows files by content: a training photo that was saved again or resized passes
+as new, unless prepare_data was given that file, too. --outputs puts a peer's results under the same metrics. Scored is
+the network alone; --with-controls scores what users get: noise reduced, highlights protected, photos that are lit well
+left alone.
 
     python -m training_scripts.evaluate --model semillie-compact --pairs data/val/low data/val/high
     python -m training_scripts.evaluate --outputs results/peer --pairs data/test/low data/test/high --json peer.json
@@ -28,14 +30,21 @@ from semillie_core.inference import NETWORK_ALONE, EnhanceControls, enhance
 from semillie_core.metrics import LPIPSAlex
 from semillie_core.metrics.evaluation import evaluate
 from semillie_core.weights import CheckpointError, load_model
+from training_scripts._device import check_device
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     try:
+        if options.json is not None:
+            # Scores that cannot be written would be lost.
+            if options.json.is_dir():
+                raise IsADirectoryError(f"--json {options.json} is a folder: name a file in it.")
+            options.json.parent.mkdir(parents=True, exist_ok=True)
         pairs = find_pairs(*options.pairs)
         if options.outputs is None:
+            check_device(options.device)
             model = load_model(options.model).to(device=options.device)
             name = f"{model.name} ({model.parameter_count:,} parameters)"
             if options.with_controls:
@@ -53,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
             allow_seen=options.allow_seen,
             on_image=lambda done, total: print(f"\r{done}/{total}", end="", file=sys.stderr, flush=True),
         )
-    except (CheckpointError, ValueError) as error:
+    except (CheckpointError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(file=sys.stderr)
@@ -71,7 +80,6 @@ def main(arguments: list[str] | None = None) -> int:
             "high": options.pairs[1],
             **result.to_dict(),
         }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(options.json) as file:
             file.write(json.dumps(record, indent=2, allow_nan=False).encode() + b"\n")
         print(f"written: {options.json}")
@@ -115,7 +123,8 @@ def _parser() -> argparse.ArgumentParser:
         "--training-manifest",
         type=Path,
         metavar="JSONL",
-        help="manifest of prepare_data; the evaluation refuses photos and scenes of its training split",
+        help="manifest of prepare_data; the evaluation refuses photos and scenes of its training split "
+        "(of files in the manifest, known by content: not copies saved again)",
     )
     parser.add_argument(
         "--allow-seen",

@@ -28,6 +28,7 @@ from semillie_core.data.pairs import read_levels, to_float
 from semillie_core.training import FineTuneOptions, TrainingError, fine_tune
 from semillie_core.training.options import tooltip
 from semillie_core.weights import CheckpointError, load_model, save_model
+from training_scripts._device import check_device
 
 FIELDS = dataclasses.fields(FineTuneOptions)
 
@@ -36,6 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = _parser().parse_args(arguments)
     try:
+        # Before hours of training, not after.
+        if options.output.suffix != ".safetensors":
+            raise ValueError(f"--output {options.output} must end in .safetensors.")
+        check_device(options.device)
         if options.output.exists() and not options.force:
             raise FileExistsError(f"{options.output} exists. Choose another name, or add --force.")
         options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,7 @@ from semillie_core.training import Result, TrainConfig, TrainingError, rehearse,
 from semillie_core.training.options import describe
 from semillie_core.training.presets import PRESETS, preset
 from semillie_core.weights import CheckpointError
+from training_scripts._device import check_device
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         config = read_config(options.config, options.preset, options.set)
+        check_device(config.runtime.device)
         if options.check:
             rehearsal = rehearse(config, options.sheets)
             print("\n".join([*rehearsal.report, *(f"written: {sheet}" for sheet in rehearsal.sheets)]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 
@@ -16,6 +17,9 @@ class SourceConfig:
     weight: float = 1.0
     """Relative number of batches drawn from this source."""
 
+    def __post_init__(self) -> None:
+        _check_weight("data.sources", self.low, self.weight)
+
 
 @dataclass(frozen=True)
 class UnpairedConfig:
@@ -25,6 +29,9 @@ class UnpairedConfig:
     """Folder of dark photos."""
     weight: float = 1.0
     """Relative number of batches drawn from this source."""
+
+    def __post_init__(self) -> None:
+        _check_weight("data.unpaired", self.folder, self.weight)
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,12 @@ class StrongViewConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("camera", "released"):
             raise ValueError(f"strong.kind must be camera or released, got {self.kind!r}.")
+        if not 0 <= self.exposure_ev < math.inf:
+            raise ValueError(f"strong.exposure_ev must be at least 0 and finite, got {self.exposure_ev}.")
+        # More than 1 would ask for negative light.
+        for name in ("white_balance", "noise", "blur"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"strong.{name} must be in [0, 1], got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True)
@@ -108,8 +121,27 @@ class DataConfig:
             raise ValueError(f"data.pair_fraction must be in (0, 1], got {self.pair_fraction}.")
         if not 0 < self.frame_scale <= 1:
             raise ValueError(f"data.frame_scale must be in (0, 1], got {self.frame_scale}.")
-        for name in ("synthetic", "identity", "uneven_light", "backlit", "camera"):
+        # More white-balance jitter than 1 would ask for negative light.
+        for name in ("synthetic", "identity", "uneven_light", "backlit", "camera", "white_balance_jitter"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"data.{name} must be in [0, 1], got {getattr(self, name)}.")
         if self.synthetic + self.identity > 1:
             raise ValueError("data.synthetic and data.identity must not exceed 1 together.")
+        for name in ("exposure_jitter", "light_colour_jitter"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"data.{name} must be at least 0 and finite, got {getattr(self, name)}.")
+        if (
+            len(self.exposure_ev) != 2
+            or not -math.inf < self.exposure_ev[0] <= self.exposure_ev[1] < math.inf
+        ):
+            raise ValueError(
+                f"data.exposure_ev must be two finite numbers, the lower one first, got {list(self.exposure_ev)}."
+            )
+
+
+def _check_weight(option: str, folder: str, weight: float) -> None:
+    if not 0 < weight < math.inf:
+        raise ValueError(
+            f"{option}: the weight of {folder} must be above 0 and finite, got {weight}. "
+            "Leave the folder out to draw nothing from it."
+        )

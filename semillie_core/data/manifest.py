@@ -130,7 +130,8 @@ def trained_on(pairs: Sequence[Pair], entries: Sequence[ManifestEntry]) -> dict[
     """The pairs that training has seen, with how.
 
     A pair counts as seen if one of its files is in the training split by content, or if the manifest knows the scene of
-    one of its files and the training split has that scene.
+    one of its files and the training split has that scene. A copy that was saved again or resized is another file, and
+    not recognised unless the manifest lists it: looks alone would refuse other photos of the same place.
 
     Args:
         pairs: Photos on disk.

@@ -55,7 +55,7 @@ def find_pairs(low: str | Path, high: str | Path) -> list[Pair]:
     if not names:
         raise DataError(
             f"No image in {low} has a partner of the same name in {high} "
-            f"({len(low_files)} and {len(high_files)} images found)."
+            f"({len(low_files)} and {len(high_files)} images found; folders inside them are not searched)."
         )
     return [Pair(name, low_files[name], high_files[name]) for name in names]
 
@@ -81,7 +81,9 @@ def find_images(folder: str | Path) -> list[Path]:
     """
     found = sorted(_by_stem(Path(folder)).values())
     if not found:
-        raise DataError(f"Folder {folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
+        raise DataError(
+            f"Folder {folder} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); folders inside it are not searched."
+        )
     return found
 
 
@@ -90,7 +92,8 @@ def _by_stem(folder: Path) -> dict[str, Path]:
         raise DataError(f"Folder {folder} does not exist.")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
+        # macOS leaves hidden files beside photos on foreign drives: ._name.png, which is no image.
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
             continue
         if path.stem in found:
             raise DataError(f"{path} and {found[path.stem]} share the name {path.stem!r}: keep one of them.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import atomic_write
+from .errors import TrainingError
 
 LOG, TABLE = "log.jsonl", "log.csv"
 
@@ -47,15 +48,28 @@ class Journal:
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The records of a run folder; a line that a crash cut short is left out."""
-    if not (run / LOG).is_file():
+    """The records of a run folder; a last line that a crash cut short is left out.
+
+    Raises:
+        TrainingError: Another line is no record; the message names the file and the line.
+    """
+    log = run / LOG
+    if not log.is_file():
         return []
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     records = []
-    for line in (run / LOG).read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError:
-            break
+            if number == len(lines):
+                break
+            record = None
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise TrainingError(
+                f"Line {number} of {log} is not a record of a training step. Remove it, or choose another run_dir."
+            )
+        records.append(record)
     return records
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .config import TrainConfig
 from .distributed import this_process
+from .errors import TrainingError
 from .pictures import write_grid
 from .students import build_student
 from .trainer import check_config, load_data, shape_of
@@ -33,12 +34,18 @@ def rehearse(config: TrainConfig, folder: str | Path | None = None) -> Rehearsal
         folder: Where the sheets go, created where missing; by default ``check`` in the run folder.
 
     Raises:
-        TrainingError: As :func:`train`, as far as it does not take training to see.
+        TrainingError: As :func:`train`, as far as it does not take training to see; the encoder's file is missing.
         DataError: As :func:`train`.
     """
     target = Path(config.run_dir) / "check" if folder is None else Path(folder)
     with this_process(config.runtime.device) as process:
         check_config(config, process)
+        # Looked for only: loading takes gigabytes.
+        if config.needs_encoder and config.encoder and not Path(config.encoder).is_file():
+            raise TrainingError(
+                f"encoder {config.encoder} does not exist: name a RAM or RAM++ checkpoint, or leave encoder empty for "
+                "the bundled EfficientNet-Lite0."
+            )
         build_student(config)
         data, validation = load_data(config)
     report = [*data.report, f"{len(validation)} validation pairs"]

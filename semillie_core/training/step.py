@@ -23,7 +23,8 @@ from .schedules import epoch, learning_rate, teacher_decay
 
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _REMEDY = (
-    "The last checkpoint is intact: lower optimizer.learning_rate, or use a new run_dir with other options."
+    "Train on in a new run_dir with a lower optimizer.learning_rate and with init set to this run's best.safetensors "
+    "(last.safetensors, where the run does not validate)."
 )
 
 
@@ -92,7 +93,9 @@ class MeanTeacherStep:
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a checkpoint's :meth:`state`."""
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            # A run may go on in another precision; the state of a scaler that was off is empty.
+            if name != "scaler" or state[name]:
+                part.load_state_dict(state[name])
 
     def _parts(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("student", "teacher", "optimizer", "scaler")}

@@ -1,5 +1,6 @@
 """Which photos are found, and that no result can hit a photo or another result."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from semillie_core.cli._errors import UsageError
 from semillie_core.cli._files import Found, find_photos, plan_jobs
+from semillie_core.files import atomic_write
 
 
 def make(root, *names):
@@ -206,3 +208,16 @@ def test_one_output_file_is_for_one_other_photo(tmp_path):
     with pytest.raises(UsageError, match="contradict"):
         targets([tmp_path / "a.jpg"], tmp_path / "new.png", file_format="tiff")
     assert targets([tmp_path / "a.jpg"], tmp_path / "new.jpeg", file_format="jpg") == [tmp_path / "new.jpeg"]
+
+
+def full_disk(path):
+    with atomic_write(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_failed_write_names_the_file(tmp_path):
+    for target in (tmp_path / "state.pt", tmp_path / "missing" / "state.pt"):
+        with pytest.raises(OSError, match=r"state\.pt") as caught:
+            full_disk(target)
+        assert caught.value.filename == str(target)
+    assert not any(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from semillie_core.data import DataError, read_rgb
+from semillie_core.data import DataError, find_images, read_rgb
 from semillie_core.data.pairs import read_levels, to_float, upright_size
 from semillie_core.data.prepare import prepare
 
@@ -84,3 +84,9 @@ def test_prepared_photos_are_measured_upright_and_in_full_depth(tmp_path):
     found = prepare([tmp_path / "set"], val=0.0)
     assert [(entry.width, entry.height) for entry in found.entries] == [(32, 48), (32, 48)]
     assert found.dropped == []
+
+
+def test_hidden_files_are_no_photos(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "._a.png").write_bytes(b"what macOS leaves")
+    assert find_images(tmp_path) == [tmp_path / "a.png"]

@@ -100,3 +100,18 @@ def test_images_of_another_program(files, capsys):
     assert "no result for b" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*arguments, "--model", "semillie-compact"])
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--json", "{files}"], "is a folder"),
+        (["--json", "{files}/tiny.safetensors/scores.json"], "tiny.safetensors"),
+        (["--device", "foo"], "device 'foo'"),
+        (["--device", "cuda:99"], "device 'cuda:99'"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_scoring(files, capsys, more, says):
+    assert run(files, *(text.format(files=files) for text in more)) == 1
+    said = capsys.readouterr().err
+    assert says in said and "1/2" not in said

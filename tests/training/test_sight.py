@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from semillie_core.training import Result, TrainConfig, write_report
+from semillie_core.training import Result, TrainConfig, TrainingError, write_report
 from semillie_core.training.journal import Journal, read_log
 from semillie_core.training.pictures import GAP, write_grid
 from semillie_core.training.report import curve
@@ -54,6 +54,15 @@ def test_a_resumed_log_drops_what_will_be_run_again_and_a_line_cut_short(tmp_pat
     journal.write(record(3, again=1.0))
     journal.close()
     assert read_log(tmp_path) == [record(1), record(2), record(3, again=1.0)]
+
+
+@pytest.mark.parametrize("line", ["null", "[1]", '{"loss": 1.0}', "{broken"])
+def test_a_line_that_is_no_record_is_named(tmp_path, line):
+    run_folder(tmp_path, [record(1)])
+    log = tmp_path / "log.jsonl"
+    log.write_text(f"{line}\n{log.read_text()}")
+    with pytest.raises(TrainingError, match=r"Line 1 of .*log\.jsonl is not a record"):
+        read_log(tmp_path)
 
 
 def test_the_report_marks_the_best_and_names_the_curves(tmp_path):

@@ -16,7 +16,9 @@ from semillie_core.data.sampling import StepData
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
 from semillie_core.ram import load_efficientnet_lite0
 from semillie_core.training import Objective, Phase, TrainingError, run_steps, train, whole_frames
+from semillie_core.training.distributed import Process
 from semillie_core.training.mean_teacher import make_teacher
+from semillie_core.training.step import MeanTeacherStep
 
 replace = dataclasses.replace
 
@@ -199,7 +201,7 @@ def test_a_broken_gradient_is_named_and_leaves_weights_and_checkpoint_alone(conf
         data=replace(config.data, val_low="", val_high=""),
     )
     with pytest.raises(
-        TrainingError, match=r"step 2 the gradient of conv\.\w+ is not finite.*checkpoint is intact"
+        TrainingError, match=r"step 2 the gradient of conv\.\w+ is not finite.*new run_dir.*best\.safetensors"
     ):
         train(run, student=trap)
     state = torch.load(f"{config.run_dir}/state.pt", weights_only=True)
@@ -234,3 +236,23 @@ def test_a_run_folder_beside_the_photos_of_a_manifest_is_refused(config, photos,
 def test_semantic_losses_without_an_encoder_are_refused(plain):
     with pytest.raises(TrainingError, match="need an encoder"):
         run_steps(plain, torch.nn.Conv2d(3, 3, 1), torch.nn.Conv2d(3, 3, 1), [])
+
+
+@pytest.mark.parametrize(("before", "after"), [("off", "fp16"), ("fp16", "off"), ("fp16", "fp16")])
+def test_a_run_may_go_on_in_another_precision(plain, before, after):
+    def step(amp):
+        network = SemiLLIE(plain.network)
+        return MeanTeacherStep(
+            runtime(pairs_alone(plain), amp=amp),
+            network,
+            make_teacher(network),
+            None,
+            Process(0, 1, torch.device("cpu")),
+        )
+
+    saved = step(before)
+    saved.scaler.load_state_dict({**saved.scaler.state_dict(), "scale": 8.0})
+    resumed = step(after)
+    resumed.restore(saved.state())
+    assert torch.equal(resumed.student.conv_last.weight, saved.student.conv_last.weight)
+    assert resumed.scaler.get_scale() == {"off": 1.0, "fp16": 8.0 if before == "fp16" else 65536.0}[after]

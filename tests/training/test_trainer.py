@@ -313,6 +313,8 @@ def test_the_command_trains_and_names_mistakes(config, tmp_path, capsys):
     assert "Best validation PSNR" in capsys.readouterr().out
     assert main([str(path), "--set", "loss.nothing=1"]) == 1
     assert "loss.nothing" in capsys.readouterr().err
+    assert main([str(path), "--set", "runtime.device=foo"]) == 1
+    assert "device 'foo'" in capsys.readouterr().err
     assert main([]) == 1
     assert "--preset" in capsys.readouterr().err
 
@@ -339,6 +341,8 @@ def test_a_check_shows_the_batches_that_training_would_see(config, tmp_path, cap
     elsewhere = ["--check", "--sheets", str(tmp_path / "sheets"), "--set", f"run_dir={tmp_path / 'other'}"]
     assert main([str(path), *elsewhere]) == 0
     assert len(list((tmp_path / "sheets").iterdir())) == 3 and not (tmp_path / "other").exists()
+    assert main([str(path), "--check", "--set", f"encoder={tmp_path / 'none.pth'}"]) == 1
+    assert "none.pth does not exist" in capsys.readouterr().err
     assert main([str(path), "--check", "--set", "data.unpaired=[]"]) == 1
     assert "A phase asks for unpaired photos" in capsys.readouterr().err
 
