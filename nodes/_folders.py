@@ -41,7 +41,12 @@ def all_folders(kind: str) -> list[Path]:
 
 def names(kind: str) -> list[str]:
     """Files that can be picked, relative to their folder."""
-    return list(folder_paths.get_filename_list(kind))
+    try:
+        return list(folder_paths.get_filename_list(kind))
+    except FileNotFoundError:
+        # ComfyUI remembers a folder that is no longer there, such as a cleared output folder, and stumbles over it.
+        folder_paths.filename_list_cache.pop(kind, None)
+        return list(folder_paths.get_filename_list(kind))
 
 
 def resolve(kind: str, name: str) -> Path:

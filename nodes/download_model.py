@@ -47,15 +47,19 @@ class DownloadModel(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, weights: str) -> str:
+        """Change when the file goes, so that it is fetched again."""
+        path = _path_of(weights)
+        return _folders.state_of(path) if path.is_file() else f"{path} is absent"
+
+    @classmethod
     def execute(cls, weights: str) -> io.NodeOutput:
         """Download, unless the file is there."""
         progress = _runtime.Progress()
+        folder = _path_of(weights).parent
         if weights in RAM_VARIANTS:
-            variant = RAM_VARIANTS[weights]
-            folder = _folder_of(_folders.RAM, REPOSITORIES[variant][1])
-            path = download_ram(variant, folder, progress=progress)
+            path = download_ram(RAM_VARIANTS[weights], folder, progress=progress)
         else:
-            folder = _folder_of(_folders.SEMILLIE, PUBLISHED[weights].filename)
             path = download_model(weights, folder, progress=progress)
         size = f"{path.stat().st_size / 1e9:.2f} GB, sha256 {file_sha256(path)}"
         text = f"{path}\n{size}\nPress R to refresh the menus."
@@ -63,7 +67,11 @@ class DownloadModel(io.ComfyNode):
         return io.NodeOutput(str(path), ui=ui.PreviewText(text))
 
 
-def _folder_of(kind: str, name: str) -> Path:
-    """The folder that holds the file already, or else the first of its kind."""
-    folders = _folders.all_folders(kind)
-    return next((folder for folder in folders if (folder / name).is_file()), folders[0])
+def _path_of(weights: str) -> Path:
+    """Where the file is, or else where it goes: the first folder of its kind."""
+    if weights in RAM_VARIANTS:
+        kind, name = _folders.RAM, REPOSITORIES[RAM_VARIANTS[weights]][1]
+    else:
+        kind, name = _folders.SEMILLIE, PUBLISHED[weights].filename
+    paths = [folder / name for folder in _folders.all_folders(kind)]
+    return next((path for path in paths if path.is_file()), paths[0])

@@ -191,6 +191,8 @@ class FineTune(io.ComfyNode):
         tenth = max(1, steps[0] // 10)
         first, last = (sum(part) / tenth for part in (result.losses[:tenth], result.losses[-tenth:]))
         text = f"{steps[0]} steps: loss {first:.4f} in the first tenth, {last:.4f} in the last"
+        if last > first:
+            text += "\nThe loss rose: lower learning_rate, and look at the preview before saving."
         _runtime.show_text(cls.hidden.unique_id, text)
         return io.NodeOutput(
             LoadedModel(result.model, _runtime.managed(result.model.network)),

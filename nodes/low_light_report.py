@@ -92,5 +92,5 @@ class LowLightReport(io.ComfyNode):
             verdicts,
             [report.to_json() for report in reports],
             histograms,
-            ui=ui.PreviewImage(histograms, cls=cls),
+            ui={**ui.PreviewImage(histograms, cls=cls).as_dict(), "text": tuple(verdicts)},
         )

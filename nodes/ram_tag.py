@@ -178,5 +178,6 @@ class RAMTag(io.ComfyNode):
         lines = [result.text for result in results]
         text = "\n".join(lines)
         scores = json.dumps([result.to_dict() for result in results], ensure_ascii=False, indent=1)
-        _runtime.show_text(cls.hidden.unique_id, text)
+        # The page does not show an empty text, but leaves the last one.
+        _runtime.show_text(cls.hidden.unique_id, "\n".join(line or "(no tags)" for line in lines))
         return io.NodeOutput(lines, text, scores, ui=ui.PreviewText(text))

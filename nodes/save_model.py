@@ -44,11 +44,20 @@ class SaveModel(io.ComfyNode):
     @classmethod
     def execute(cls, model: LoadedModel, filename_prefix: str) -> io.NodeOutput:
         """Write the file."""
+        if not filename_prefix.strip() or filename_prefix.endswith(("/", "\\")):
+            raise ValueError(
+                f"filename_prefix must end in a name for the file, such as {_folders.SEMILLIE}/my-semillie, got "
+                f"{filename_prefix!r}."
+            )
         folder, name, counter, *_ = folder_paths.get_save_image_path(
             filename_prefix, str(_folders.output_folder())
         )
         path = Path(folder) / f"{name}_{counter:05}_.safetensors"
         save_model(path, model.model.network, model.model.provenance)
-        text = f"{path}\nPress R to refresh the menu of Load Semi-LLIE Model."
+        text = f"{path}\n"
+        if any(path.is_relative_to(listed) for listed in _folders.all_folders(_folders.SEMILLIE)):
+            text += "Press R to refresh the menu of Load Semi-LLIE Model."
+        else:
+            text += f"To load it, move it into {_folders.default_folder(_folders.SEMILLIE)}."
         _runtime.show_text(cls.hidden.unique_id, text)
         return io.NodeOutput(str(path), ui=ui.PreviewText(text))

@@ -114,8 +114,8 @@ class Objective(nn.Module):
         output = output._replace(image=_full_precision(output.image))
         if not torch.isfinite(output.image).all():
             raise TrainingError(
-                "The student's output is not finite. The last checkpoint is intact: lower optimizer.learning_rate, or "
-                "use a new run_dir with other options."
+                "The student's output is not finite. Train on in a new run_dir with a lower optimizer.learning_rate "
+                "and with init set to this run's best.safetensors (last.safetensors, where the run does not validate)."
             )
         return output
 

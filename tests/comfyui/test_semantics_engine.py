@@ -186,7 +186,9 @@ def test_report_against_a_reference(server: Server) -> None:
         "report": {"class_type": "SemiLLIE_LowLightReport", "inputs": report},
         "numbers": show(["report", 1]),
     }
-    first, second = (json.loads(text) for text in texts(server.run(prompt), "numbers"))
+    run = server.run(prompt)
+    first, second = (json.loads(text) for text in texts(run, "numbers"))
+    assert texts(run, "report") == [first["verdict"], second["verdict"]]
     assert first["psnr"] == "inf"
     assert 5 < second["psnr"] < 40
     prompt["reference"] = noise(batch=3)
@@ -210,6 +212,7 @@ def test_a_file_that_is_there_is_not_downloaded(server: Server) -> None:
     download = {"class_type": "SemiLLIE_DownloadModel", "inputs": {"weights": "RAM++ (3.0 GB)"}}
     run = server.run({"download": download})
     path.unlink()
+    assert server.run({"download": download}).status == "execution_error", "the file has to be fetched again"
     (text,) = texts(run, "download")
     assert str(path) in text
     assert "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,24 @@ def test_a_tuned_model_is_saved_listed_and_loaded(server: Server) -> None:
     assert path.name in names
     server.forget()
     assert look(server.run({"model": load(path.name), **described(["model", 0])})) == tuned
+    # Clearing the output folder must not take the loader with it.
+    shutil.rmtree(path.parent)
+    server.forget()
+    assert look(server.run({"model": load(), **described(["model", 0])}))
+
+
+@pytest.mark.parametrize("prefix", ["", "semillie/"])
+def test_a_model_needs_a_name(server: Server, prefix: str) -> None:
+    prompt = {
+        "model": load(),
+        "save": {
+            "class_type": "SemiLLIE_SaveModel",
+            "inputs": {"model": ["model", 0], "filename_prefix": prefix},
+        },
+    }
+    run = server.run(prompt)
+    assert run.status == "execution_error"
+    assert "filename_prefix must end in a name" in run.error
 
 
 def test_a_cancelled_run_goes_on_and_ends_as_an_unbroken_one(server: Server) -> None:
