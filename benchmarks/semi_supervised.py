@@ -200,9 +200,9 @@ def table() -> str:
     records = read(RESULTS)
     lines = [
         "| scenes used | training | seeds | "
-        + " | ".join(f"{d} PSNR | gain, dB | (GT-mean gain) | {d} SSIM" for d in DOMAINS)
+        + " | ".join(f"{d} PSNR | gain, dB | (GT-mean gain) | {d} SSIM | (change of LPIPS)" for d in DOMAINS)
         + " |",
-        "|---|---|---|" + "---|---|---|---|" * len(DOMAINS),
+        "|---|---|---|" + "---|---|---|---|---|" * len(DOMAINS),
     ]
     for fraction in sorted({r["fraction"] for r in records}, reverse=True):
         of = {(r["arm"], r["seed"]): r["scores"] for r in records if r["fraction"] == fraction}
@@ -215,16 +215,17 @@ def table() -> str:
                 rows = [of[arm, seed][domain] for seed in seeds]
                 against = ARMS[arm].baseline
                 base = [seed for seed in seeds if (against, seed) in of]
-                gains = [
-                    spread([of[arm, s][domain][k] - of[against, s][domain][k] for s in base], "+.2f")
-                    if base and arm != against
-                    else ""
-                    for k in ("psnr", "psnr_gt_mean")
-                ]
+                gains = []
+                for key, form in (("psnr", "+.2f"), ("psnr_gt_mean", "+.2f"), ("lpips_alex", "+.3f")):
+                    both = [(of[arm, seed][domain], of[against, seed][domain]) for seed in base]
+                    # Earlier runs were not scored by LPIPS.
+                    changes = [one[key] - other[key] for one, other in both if key in one and key in other]
+                    gains.append(spread(changes, form) if changes and arm != against else "")
                 cells += [
                     spread([row["psnr"] for row in rows], ".2f"),
-                    *gains,
+                    *gains[:2],
                     spread([row["ssim"] for row in rows], ".4f"),
+                    gains[2],
                 ]
             lines.append(f"| {fraction:g} | {arm} | {len(seeds)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
