@@ -112,7 +112,7 @@ LARGE = Example(
         "2": (40, 210, 290, 110),
         "3": (380, 60, 320, 300),
         "4": (750, 60, 560, 400),
-        "5": (380, 560, 320, 40),
+        "5": (380, 660, 320, 40),
         "6": (750, 510, 560, 400),
     },
     titles={"6": "Illumination: how much light was there"},
@@ -191,7 +191,7 @@ TAGS = Example(
         "5": (760, 60, 340, 520),
         "6": (1150, 60, 340, 520),
         "7": (1540, 60, 340, 320),
-        "8": (380, 600, 320, 330),
+        "8": (380, 660, 320, 330),
     },
     titles={"5": "Tags of the dark photo", "6": "Tags of the brightened photo"},
     note="## What the network recognises, before and after\n\nA tagger names what is in the dark photo and "
@@ -220,7 +220,7 @@ REPORT = Example(
         "4": (40, 390, 290, 80),
         "5": (760, 60, 420, 460),
         "6": (1230, 60, 420, 460),
-        "7": (380, 600, 320, 330),
+        "7": (760, 600, 420, 330),
     },
     titles={
         "4": "How it should look",
