@@ -25,12 +25,12 @@ from pathlib import Path
 
 from semillie_core.data import find_pairs
 from semillie_core.data.pairs import find_unpaired, named
+from semillie_core.devices import pick_device
 from semillie_core.files import atomic_write
 from semillie_core.inference import NETWORK_ALONE, EnhanceControls, enhance
 from semillie_core.metrics import LPIPSAlex
 from semillie_core.metrics.evaluation import evaluate
 from semillie_core.weights import CheckpointError, load_model
-from training_scripts._device import check_device
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,8 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.json.parent.mkdir(parents=True, exist_ok=True)
         pairs = find_pairs(*options.pairs)
         if options.outputs is None:
-            check_device(options.device)
-            model = load_model(options.model).to(device=options.device)
+            model = load_model(options.model).to(device=pick_device(options.device))
             name = f"{model.name} ({model.parameter_count:,} parameters)"
             if options.with_controls:
                 name += " with the enhancer's default controls"
@@ -106,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all scores to this file")
     parser.add_argument(
-        "--device", default="cpu", help="where to run the model: cpu, cuda, mps (default: cpu)"
+        "--device", default="cpu", help="where to run the model: cpu, cuda, mps, xpu, auto (default: cpu)"
     )
     parser.add_argument(
         "--tile",

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from semillie_core.data import DataError, find_images, find_pairs
 from semillie_core.data.pairs import read_levels, to_float
+from semillie_core.devices import pick_device
 from semillie_core.training import FineTuneOptions, TrainingError, fine_tune
 from semillie_core.training.options import tooltip
 from semillie_core.weights import CheckpointError, load_model, save_model
-from training_scripts._device import check_device
 
 FIELDS = dataclasses.fields(FineTuneOptions)
 
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         # Before hours of training, not after.
         if options.output.suffix != ".safetensors":
             raise ValueError(f"--output {options.output} must end in .safetensors.")
-        check_device(options.device)
+        pick_device(options.device)
         if options.output.exists() and not options.force:
             raise FileExistsError(f"{options.output} exists. Choose another name, or add --force.")
         options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -27,11 +27,11 @@ from typing import Any
 import yaml
 
 from semillie_core.data import DataError
+from semillie_core.devices import pick_device
 from semillie_core.training import Result, TrainConfig, TrainingError, rehearse, train
 from semillie_core.training.options import describe
 from semillie_core.training.presets import PRESETS, preset
 from semillie_core.weights import CheckpointError
-from training_scripts._device import check_device
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         config = read_config(options.config, options.preset, options.set)
-        check_device(config.runtime.device)
+        pick_device(config.runtime.device)
         if options.check:
             rehearsal = rehearse(config, options.sheets)
             print("\n".join([*rehearsal.report, *(f"written: {sheet}" for sheet in rehearsal.sheets)]))

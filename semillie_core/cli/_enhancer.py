@@ -50,7 +50,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device_argument(group: argparse._ActionsContainer) -> None:
-    """Add the argument for :func:`pick_device`."""
+    """Add the argument for :func:`~semillie_core.devices.pick_device`."""
     group.add_argument(
         "--device",
         type=_device,
@@ -115,6 +115,7 @@ def make_enhancer(args: argparse.Namespace, controls: EnhanceControls | None = N
     """
     import torch
 
+    from ..devices import pick_device
     from ..image_io import PhotoError, load_vips
     from ..inference import EnhanceControls
     from ..weights import CheckpointError, bundled_models, load_model
@@ -144,29 +145,6 @@ def explain(photo: Path, error: Exception, more_memory: str = "Try --tile 256.")
         return f"{photo}: {error}"
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{photo}: unexpected {type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
-
-
-def pick_device(name: str) -> str:
-    """A device that is there.
-
-    Args:
-        name: As :func:`add_device_argument` accepts it.
-
-    Raises:
-        UsageError: The named one is not.
-    """
-    import torch
-
-    devices = [f"cuda:{index}" for index in range(torch.cuda.device_count() * torch.cuda.is_available())]
-    devices += ["mps"] * torch.backends.mps.is_available()
-    devices += [f"xpu:{index}" for index in range(torch.xpu.device_count() * torch.xpu.is_available())]
-    devices += ["cpu"]
-    for device in devices:
-        if name in (AUTO, device, device.removesuffix(":0")):
-            return device
-    raise UsageError(
-        f"PyTorch {torch.__version__} finds no {name} device here: use --device auto, or {' or '.join(devices)}."
-    )
 
 
 def _device(value: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import _files
-from ._enhancer import add_device_argument, explain, pick_device
+from ._enhancer import add_device_argument, explain
 from ._errors import UsageError
 
 if TYPE_CHECKING:
@@ -174,6 +174,7 @@ def _options(args: argparse.Namespace) -> TagOptions:
 def _model(args: argparse.Namespace) -> SemanticModel:
     import torch
 
+    from ..devices import pick_device
     from ..ram import download_ram, load_efficientnet_lite0, load_ram, recommended_dtype
 
     device = pick_device(args.device)

@@ -14,7 +14,6 @@ pytest.importorskip("pyvips", reason="the command line needs the extra cli")
 
 from semillie_core import cli
 from semillie_core.cli import demo
-from semillie_core.cli._errors import UsageError
 from semillie_core.image_io import read_photo, write_photo
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
 from semillie_core.weights import bundled, save_model
@@ -266,7 +265,7 @@ def test_tiles_change_little(semillie, photo, tmp_path):
         (["--tile", "12"], "at least 128"),
         (["--device", "tpu"], "'tpu' is neither auto nor cpu"),
         (["--device", "cpu:1"], "'cpu:1' is neither auto nor cpu"),
-        (["--device", "xpu:99"], "finds no xpu:99 device here: use --device auto, or "),
+        (["--device", "xpu:99"], "finds no xpu:99 device here: use auto, or "),
         (["--device", "cuda"], "finds no cuda device"),
         (["--model", "nonesuch"], "nonesuch"),
         (["--output", "x.png", "--format", "jpeg"], "contradict"),
@@ -295,7 +294,7 @@ def test_calls_that_make_no_sense_end_with_two(semillie, photo, arguments, messa
     ],
 )
 def test_devices_are_picked_among_those_that_are_there(monkeypatch, counts, picks):
-    from semillie_core.cli._enhancer import pick_device
+    from semillie_core.devices import pick_device
 
     for kind in ("cuda", "xpu"):
         monkeypatch.setattr(getattr(torch, kind), "device_count", lambda kind=kind: counts.get(kind, 0))
@@ -303,7 +302,7 @@ def test_devices_are_picked_among_those_that_are_there(monkeypatch, counts, pick
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in counts)
     for name, device in picks.items():
         if device is None:
-            with pytest.raises(UsageError, match=f"finds no {name} device"):
+            with pytest.raises(ValueError, match=f"finds no {name} device"):
                 pick_device(name)
         else:
             assert pick_device(name) == device

@@ -107,8 +107,8 @@ def test_images_of_another_program(files, capsys):
     [
         (["--json", "{files}"], "is a folder"),
         (["--json", "{files}/tiny.safetensors/scores.json"], "tiny.safetensors"),
-        (["--device", "foo"], "device 'foo'"),
-        (["--device", "cuda:99"], "device 'cuda:99'"),
+        (["--device", "foo"], "no foo device"),
+        (["--device", "cuda:99"], "no cuda:99 device"),
     ],
 )
 def test_what_cannot_be_is_refused_before_scoring(files, capsys, more, says):
