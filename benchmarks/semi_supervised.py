@@ -59,6 +59,8 @@ class Arm:
     """Weight of the contrastive loss."""
     perceptual: float = 0.0
     """Weight of the perceptual loss."""
+    noise_reduction: float = 0.0
+    """How much of the noise reduction the teacher's output gets."""
     longer: bool = False
     """Goes on from the supervised run instead of starting from nothing."""
 
@@ -75,6 +77,7 @@ ARMS = {
     "without perceptual": Arm(4, contrastive=0.5),
     "gentle semantics": Arm(4, contrastive=0.05, perceptual=0.003),
     "consistency alone": Arm(4),
+    "smoothed labels": Arm(4, noise_reduction=1.0),
     "supervised longer": Arm(longer=True),
     "consistency longer": Arm(2, longer=True),
 }
@@ -102,7 +105,9 @@ def config(name: str, fraction: float, seed: int, shared: Path, runs: Path, thre
         network=dataclasses.replace(COMPACT, drop_path_rate=0.0),
         phases=(Phase(STEPS, 4, 112, arm.unpaired),),
         loss=LossConfig(detail=1.0, perceptual=arm.perceptual),
-        consistency=ConsistencyConfig(weight=0.2, ramp_steps=400, contrastive=arm.contrastive),
+        consistency=ConsistencyConfig(
+            weight=0.2, ramp_steps=400, contrastive=arm.contrastive, noise_reduction=arm.noise_reduction
+        ),
         optimizer=OptimizerConfig(learning_rate=8e-4),
         teacher=TeacherConfig(decay=0.995),
         runtime=RuntimeConfig(threads=threads),

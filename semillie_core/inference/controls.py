@@ -19,6 +19,13 @@ WELL_LIT_START, WELL_LIT_FULL = 0.16, 0.28
 """Median luma of a photo from which ``keep_well_lit`` acts, and from which it acts fully. Of the dark photos of LOL and
 SICE 95 % lie below 0.16, and of their references 95 % above 0.22."""
 
+NOTHING_BRIGHT, SOMETHING_BRIGHT = 0.4, 0.5
+"""Luma of the brightest 2 % of a photo up to which nothing in it is bright, and from which something is; 98 % of the
+references of LOL's training pairs lie above 0.48."""
+
+NOTHING_BRIGHT_SHIFT = 0.1
+"""By how much more median luma a photo counts as lit well where nothing in it is bright: light scenes underexposed."""
+
 HIGHLIGHT_INPUT = 0.15, 0.35
 """Luma of an area of the input from which ``protect_highlights`` acts, and from which it acts fully."""
 
@@ -52,7 +59,7 @@ class EnhanceControls:
     """How much of what may be noise is smoothed, in [0, 4], as strongly as it was brightened: 0 is nothing, 1 what
     suits most photos; see :func:`~semillie_core.inference.noise.reduce_noise`."""
     keep_well_lit: bool = True
-    """Enhance a photo the less, the nearer its median luma comes to that of a photo that is lit well. Brightness and
+    """Enhance a photo the less, the nearer it comes to one that is lit well; see :func:`darkness`. Brightness and
     saturation act on what comes of that."""
 
     def __post_init__(self) -> None:
@@ -109,17 +116,20 @@ NETWORK_ALONE = EnhanceControls(protect_highlights=0.0, noise_reduction=0.0, kee
 
 
 def darkness(image: Tensor) -> Tensor:
-    """How far photos are from being lit well, from the median luma of their thumbnails.
+    """How far photos are from being lit well, from the luma of their thumbnails.
 
     Args:
         image: ``(B, 3, H, W)`` sRGB in [0, 1].
 
     Returns:
-        ``(B,)``: 1 up to a median of :data:`WELL_LIT_START`, 0 from :data:`WELL_LIT_FULL`, smooth in between.
+        ``(B,)``: 1 up to a median of :data:`WELL_LIT_START`, 0 from :data:`WELL_LIT_FULL`, smooth in between; both
+        shifted by up to :data:`NOTHING_BRIGHT_SHIFT`.
     """
-    # Noise and texture do not count, so the median is that of areas.
+    # Noise and texture do not count, so these are areas.
     small = luma(make_thumbnail(image, _THUMBNAIL)).flatten(1)
-    return 1 - _smooth_step(small.median(dim=1).values, WELL_LIT_START, WELL_LIT_FULL)
+    median, brightest = small.median(dim=1).values, small.quantile(0.98, dim=1)
+    shift = NOTHING_BRIGHT_SHIFT * (1 - _smooth_step(brightest, NOTHING_BRIGHT, SOMETHING_BRIGHT))
+    return 1 - _smooth_step(median - shift, WELL_LIT_START, WELL_LIT_FULL)
 
 
 def keep(original: Tensor, enhanced: Tensor, need: Tensor) -> Tensor:

@@ -62,9 +62,16 @@ class LossConfig:
     """Weight of the semantic perceptual loss: distance of encoder features on three scales."""
     perceptual_from: int = 0
     """First step of the perceptual loss."""
+    noise_reduced: float = 0.0
+    """Share in [0, 1] of the structure, SSIM, gradient, detail and colour losses that sees the output after the
+    enhancer's noise reduction, so that the network learns what that leaves to do."""
 
     def __post_init__(self) -> None:
         _require_amounts("loss", self, *(field.name for field in dataclasses.fields(self)))
+        if self.noise_reduced > 1:
+            raise ValueError(
+                f"loss.noise_reduced is a share and must be at most 1, got {self.noise_reduced}."
+            )
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,9 @@ class ConsistencyConfig:
     equals its input; ``"attract"``: d_p."""
     logits: bool = False
     """Contrast the encoder's class scores, too, as the paper does."""
+    noise_reduction: float = 0.0
+    """How much of the enhancer's noise reduction the teacher's output gets before the student follows it: 0 is
+    nothing, 1 what the enhancer does. Pseudo-labels of the bank get none."""
     bank_every: int = 0
     """Steps between refreshes of the bank of reliable pseudo-labels; 0 takes the teacher's present output always."""
 
@@ -92,7 +102,9 @@ class ConsistencyConfig:
             raise ValueError(
                 f"consistency.contrastive_form must be bounded, ratio or attract, got {self.contrastive_form!r}."
             )
-        _require_amounts("consistency", self, "weight", "ramp_steps", "contrastive", "bank_every")
+        _require_amounts(
+            "consistency", self, "weight", "ramp_steps", "contrastive", "noise_reduction", "bank_every"
+        )
 
 
 @dataclass(frozen=True)

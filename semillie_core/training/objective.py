@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Batch, StepData, UnpairedBatch
+from ..inference.noise import reduce_noise
 from ..losses import colour_loss, detail_loss, gradient_loss, ssim_loss, structure_loss
 from ..losses.semantic import SemanticContrastiveLoss, SemanticPerceptualLoss
 from ..precision import full_precision
@@ -76,26 +77,35 @@ class Objective(nn.Module):
         return terms
 
     def _paired_terms(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        weights, compat = self.config.loss, self.config.official_compat
+        weights = self.config.loss
         output = self._enhance(View(batch.low, batch.thumbnail, batch.region))
         # Sums of squares over windows cancel in bf16.
         with full_precision(batch.low.device):
-            terms = {"structure": structure_loss(output.image, batch.high)}
-            if weights.ssim:
-                terms["ssim"] = weights.ssim * ssim_loss(output.image, batch.high)
-            if weights.gradient:
-                # The released trainer adds the gradient of its network's second output, which is the same number.
-                count = 2 if compat else 1
-                terms["gradient"] = count * weights.gradient * gradient_loss(output.image, batch.high)
-            if weights.detail:
-                terms["detail"] = weights.detail * detail_loss(output.image, batch.high)
-            if weights.colour:
-                terms["colour"] = weights.colour * colour_loss(output.image, batch.high)
+            terms = self._pixel_terms(output.image, batch.high)
+            if weights.noise_reduced:
+                share = weights.noise_reduced
+                reduced = self._pixel_terms(reduce_noise(batch.low, output.image), batch.high)
+                terms = {name: (1 - share) * term + share * reduced[name] for name, term in terms.items()}
             if weights.illumination and output.illumination is not None:
                 coarse = _coarse_structure(output.illumination, batch.high)
                 terms["illumination"] = weights.illumination * coarse
         if weights.perceptual and step >= weights.perceptual_from:
             terms["perceptual"] = weights.perceptual * self.perceptual(output.image, batch.high)
+        return terms
+
+    def _pixel_terms(self, image: Tensor, high: Tensor) -> dict[str, Tensor]:
+        weights = self.config.loss
+        terms = {"structure": structure_loss(image, high)}
+        if weights.ssim:
+            terms["ssim"] = weights.ssim * ssim_loss(image, high)
+        if weights.gradient:
+            # The released trainer adds the gradient of its network's second output, which is the same number.
+            count = 2 if self.config.official_compat else 1
+            terms["gradient"] = count * weights.gradient * gradient_loss(image, high)
+        if weights.detail:
+            terms["detail"] = weights.detail * detail_loss(image, high)
+        if weights.colour:
+            terms["colour"] = weights.colour * colour_loss(image, high)
         return terms
 
     def _unpaired_terms(self, batch: UnpairedBatch) -> dict[str, Tensor]:
@@ -124,7 +134,7 @@ class Objective(nn.Module):
         """The teacher's output on the weak view, or the bank's where it has one."""
         (teacher,) = self._teacher
         output = enhance_view(teacher, View(batch.weak, batch.weak_thumbnail, batch.region))
-        own = _full_precision(output.image)
+        own = reduce_noise(batch.weak, _full_precision(output.image), self.config.consistency.noise_reduction)
         return torch.where(batch.has_pseudo[:, None, None, None], batch.pseudo.to(own.dtype), own)
 
 

@@ -328,6 +328,7 @@ def test_half_precision_weights_work(dtype):
 
 def test_photos_that_are_lit_well_stay_as_they_are(network):
     dark, between, bright = (torch.full((1, 3, 20, 30), value) for value in (0.1, 0.22, 0.4))
+    between[..., :2] = 0.6
     plain = EnhanceControls(keep_well_lit=False)
     batch = torch.cat([dark, between, bright])
     forced, kept = enhance(network, batch, controls=plain).image, enhance(network, batch).image
@@ -338,6 +339,16 @@ def test_photos_that_are_lit_well_stay_as_they_are(network):
     window = dark.clone()
     window[..., :8, :10] = 1.0
     assert torch.equal(enhance(network, window).image, enhance(network, window, controls=plain).image)
+
+
+def test_a_dim_photo_in_which_nothing_is_bright_is_dark():
+    dim = torch.full((1, 3, 20, 30), 0.25)
+    window = dim.clone()
+    window[..., :2] = 0.6
+    assert darkness(dim) == 1
+    assert darkness(window) < 0.2
+    # A level grey is no underexposed photo.
+    assert darkness(dim + 0.14) == 0
 
 
 def test_brightness_and_saturation_act_on_photos_that_are_kept(network):
@@ -356,7 +367,7 @@ def test_brightness_and_saturation_act_on_photos_that_are_kept(network):
 
 
 def test_the_illumination_is_one_where_nothing_needed_brightening(network):
-    dark, between, bright = (torch.full((1, 3, 20, 30), value) for value in (0.1, 0.22, 0.4))
+    dark, between, bright = (torch.full((1, 3, 20, 30), value) for value in (0.1, 0.32, 0.4))
     batch = torch.cat([dark, between, bright])
     light = enhance(network, batch).illumination
     forced = enhance(network, batch, controls=EnhanceControls(keep_well_lit=False)).illumination
@@ -431,7 +442,7 @@ def test_a_fast_pan_is_no_cut(step):
 
 
 def test_steady_frames_share_the_judgement_of_being_lit_well(network):
-    levels = torch.tensor([0.19, 0.25, 0.19, 0.25, 0.19, 0.25])
+    levels = torch.tensor([0.29, 0.35, 0.29, 0.35, 0.29, 0.35])
     clip = levels.view(-1, 1, 1, 1).expand(-1, 3, 20, 30).contiguous()
     shares = [
         (enhance(network, clip, steady_frames=n).image - clip).mean((1, 2, 3))

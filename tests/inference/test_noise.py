@@ -8,10 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import uniform_filter
+from skimage.measure import block_reduce
 
 from semillie_core.inference import NETWORK_ALONE, enhance, noise
-from semillie_core.inference.noise import CHROMA_NOISE, LUMA_NOISE, reduce_noise
+from semillie_core.inference.noise import NOISE, reduce_noise
 from semillie_core.metrics import ssim
 from semillie_core.weights import load_model
 
@@ -22,23 +24,33 @@ LIFT = 20.0
 def lifted(*size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A dark photo of an edge, and the same brightened, with as much noise as counts as such."""
     generator = torch.Generator().manual_seed(0)
-    noise = LUMA_NOISE * math.sqrt(LIFT - 1) / LIFT
+    noise = NOISE[0][0] * math.sqrt(LIFT - 1) / LIFT
     scene = torch.tensor([0.01, 0.03]).repeat_interleave(-(-size[1] // 2))[: size[1]].expand(1, 3, *size)
     noisy = scene + noise * torch.randn(1, 1, *size, generator=generator)
     return noisy, noisy * LIFT
 
 
-def by_scipy(original: np.ndarray, enhanced: np.ndarray, amount: float) -> np.ndarray:
-    """The guided filter with itself as guide, per image ``(3, H, W)``, in float64."""
+def by_scipy(original: np.ndarray, enhanced: np.ndarray, amount: float, scale: int = 0) -> np.ndarray:
+    """The guided filter with itself as guide over a pyramid, per image ``(3, H, W)``, in float64."""
     weights = np.array([0.2126, 0.7152, 0.0722])[:, None, None]
 
     def average(values: np.ndarray) -> np.ndarray:
         return uniform_filter(values, 5, mode="nearest", axes=(-2, -1))
 
+    if scale + 1 < len(NOISE):
+        small = [block_reduce(image, (1, 2, 2), np.mean) for image in (original, enhanced)]
+        change = by_scipy(*small, amount, scale + 1) - small[1]
+        for axis in (1, 2):
+            here, last = np.arange(2 * change.shape[axis]) / 2 - 0.25, change.shape[axis] - 1
+            left = np.floor(here).astype(int)
+            share = np.expand_dims(here - left, tuple({0, 1, 2} - {axis}))
+            near, far = (change.take(index.clip(0, last), axis) for index in (left, left + 1))
+            change = (1 - share) * near + share * far
+        enhanced = enhanced + change
     light = (weights * enhanced).sum(0)
     gain = average(light) / np.maximum(average((weights * original).sum(0)), 0.004)
     result = np.zeros_like(enhanced)
-    for part, deviation in ((light[None], LUMA_NOISE), (enhanced - light, CHROMA_NOISE)):
+    for part, deviation in zip((light[None], enhanced - light), NOISE[scale], strict=True):
         mean = average(part)
         variance = (average(part**2) - mean**2).sum(0).clip(1e-10)
         slope = variance / (variance + (amount * deviation) ** 2 * (gain - 1).clip(0))
@@ -47,12 +59,21 @@ def by_scipy(original: np.ndarray, enhanced: np.ndarray, amount: float) -> np.nd
 
 
 @pytest.mark.parametrize("amount", [0.5, 1.0, 3.0])
-def test_is_the_guided_filter(amount):
-    dark, bright = (torch.rand(2, 3, 23, 31) * scale for scale in (0.1, 1.0))
+def test_is_the_guided_filter_at_every_scale(amount):
+    dark, bright = (torch.rand(2, 3, 24, 40) * scale for scale in (0.1, 1.0))
     result = reduce_noise(dark, bright, amount)
     for image in range(2):
         expected = by_scipy(dark[image].double().numpy(), bright[image].double().numpy(), amount)
         torch.testing.assert_close(result[image], torch.from_numpy(expected).float(), atol=2e-6, rtol=0)
+
+
+def test_blotches_go_too():
+    coarse = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    blotches = F.interpolate(coarse, scale_factor=8, mode="bicubic")
+    dark = torch.full_like(blotches, 0.01)
+    bright = dark * LIFT + NOISE[-1][0] * math.sqrt(LIFT - 1) * blotches
+    result = reduce_noise(dark, bright)
+    assert result.std() < 0.7 * bright.std()
 
 
 def test_bands_change_nothing(monkeypatch):

@@ -9,6 +9,8 @@ import torch
 
 from semillie_core.data import TrainingData
 from semillie_core.data.sampling import StepData
+from semillie_core.inference.noise import reduce_noise
+from semillie_core.losses import detail_loss, structure_loss
 from semillie_core.network import SemiLLIE
 from semillie_core.ram import load_efficientnet_lite0
 from semillie_core.training import Objective, Phase, train
@@ -91,6 +93,36 @@ def test_pseudo_labels_of_the_bank_replace_the_teachers_output(pieces):
         own = enhance_view(teacher, view).image
     assert torch.equal(image[0], label[0])
     assert torch.equal(image[1], own[1])
+
+
+def test_pixel_losses_see_noise_reduction_by_their_share(pieces):
+    objective, student, _, _, step = pieces
+    batch = step.paired
+    output = enhance_view(student, View(batch.low, batch.thumbnail, batch.region)).image
+    smooth = reduce_noise(batch.low, output)
+    for share in (0.25, 1.0):
+        objective.config = replace(objective.config, loss=replace(objective.config.loss, noise_reduced=share))
+        terms = objective(step, 0)
+        for name, loss in (
+            ("structure", structure_loss),
+            ("detail", lambda *images: 0.5 * detail_loss(*images)),
+        ):
+            expected = (1 - share) * loss(output, batch.high) + share * loss(smooth, batch.high)
+            torch.testing.assert_close(terms[name], expected)
+        student.zero_grad()
+        terms["detail"].backward()
+        assert student.conv_last.weight.grad.abs().sum() > 0
+
+
+def test_the_student_follows_the_teacher_without_its_noise(pieces):
+    objective, _, _, _, step = pieces
+    label = objective._pseudo_label(step.unpaired)
+    objective.config = replace(
+        objective.config, consistency=replace(objective.config.consistency, noise_reduction=2.0)
+    )
+    smooth = objective._pseudo_label(step.unpaired)
+    torch.testing.assert_close(smooth, reduce_noise(step.unpaired.weak, label, 2.0))
+    assert (smooth - label).abs().max() > 1e-3
 
 
 def test_the_teacher_averages_weights_and_copies_buffers():
