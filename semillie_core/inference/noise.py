@@ -52,17 +52,16 @@ def _smooth(original: Tensor, enhanced: Tensor, amount: float, scale: int) -> Te
     batch, _, height, width = enhanced.shape
     if scale + 1 < len(NOISE):
         small_original, small = _halve(original), _halve(enhanced)
-        change = _smooth(small_original, small, amount, scale + 1).sub_(small)
-        change = F.interpolate(change, scale_factor=2, mode="bilinear")
-        enhanced = enhanced + change[..., :height, :width]
+        change = _smooth(small_original, small, amount, scale + 1) - small
+        enhanced = enhanced + F.interpolate(change, scale_factor=2, mode="bilinear")[..., :height, :width]
     rows = max(_BAND // (batch * width), _REACH)
-    bands = []
+    result = torch.empty_like(enhanced)
     for top in range(0, height, rows):
         first, last = max(top - _REACH, 0), min(top + rows + _REACH, height)
         part = (..., slice(first, last), slice(None))
         band = _filter(original[part], enhanced[part], amount, scale)
-        bands.append(band[..., top - first : top - first + rows, :])
-    return torch.cat(bands, dim=2)
+        result[..., top : top + rows, :] = band[..., top - first : top - first + rows, :]
+    return result
 
 
 def _halve(image: Tensor) -> Tensor:
