@@ -35,6 +35,9 @@ HIGHLIGHT_OUTPUT = 0.7, 0.95
 HIGHLIGHT_CEILING = 0.85
 """Luma to which ``protect_highlights`` brightens such an area."""
 
+GAMUT_SHOULDER = 0.95
+"""Channel value up to which colours stay as they are where ``protect_highlights`` brings them into range."""
+
 _THUMBNAIL = 64
 _GUIDE, _GUIDE_RADIUS, _GUIDE_VARIANCE = 256, 8, 0.01
 
@@ -54,7 +57,8 @@ class EnhanceControls:
     saturation: float = 1.0
     """Colourfulness of the result, in [0, 4]: 0 is grey, 1 unchanged."""
     protect_highlights: float = 1.0
-    """How far areas that have light already are kept from becoming white, in [0, 1]."""
+    """How far areas that have light already are kept from becoming white, and strong colours from losing their texture,
+    in [0, 1]."""
     noise_reduction: float = 1.0
     """How much of what may be noise is smoothed, in [0, 4], as strongly as it was brightened: 0 is nothing, 1 what
     suits most photos; see :func:`~semillie_core.inference.noise.reduce_noise`."""
@@ -152,6 +156,30 @@ def _protect(original: Tensor, enhanced: Tensor, amount: float) -> Tensor:
     gentle = -torch.expm1(exponent * torch.log1p(-original.clamp(0, 1 - 2**-10)))
     share = amount * had_light * _smooth_step(area_luma(enhanced), *HIGHLIGHT_OUTPUT)
     return enhanced + share * (gentle - enhanced)
+
+
+def into_gamut(image: Tensor, amount: float = 1.0) -> Tensor:
+    """Bring colours into range by taking saturation from them, not by cutting off channels.
+
+    Where a single channel is cut off, a red shirt or a neon sign becomes a flat area of another hue. Here the largest
+    channel bends off along ``1 - exp(-x)`` from :data:`GAMUT_SHOULDER` on, and the others follow along the line to the
+    grey of the same luma.
+
+    Args:
+        image: ``(B, 3, H, W)``, of any range.
+        amount: Share of what would be taken, in [0, 1]; with 0 channels are cut off.
+
+    Returns:
+        ``(B, 3, H, W)`` in [0, 1].
+    """
+    if not amount:
+        return image.clamp(0, 1)
+    grey, largest = luma(image).clamp(0, 1), image.amax(1, keepdim=True)
+    room = 1 - GAMUT_SHOULDER
+    bent = GAMUT_SHOULDER - room * torch.expm1((GAMUT_SHOULDER - largest).clamp(max=0) / room)
+    keep = ((bent - grey) / (largest - grey).clamp_min(1e-6)).clamp(0, 1)
+    share = torch.where(largest > GAMUT_SHOULDER, amount * (1 - keep), 0)
+    return (image + share * (grey - image)).clamp_(0, 1)
 
 
 def area_luma(image: Tensor) -> Tensor:

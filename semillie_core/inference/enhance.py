@@ -15,7 +15,7 @@ from ..network.thumbnail import FrameIllumination
 from ..out_of_memory import is_out_of_memory
 from ..weights import SemiLLIEModel
 from .clip import FrameLight, SteadyLight, measure_light, steady_light
-from .controls import EnhanceControls, darkness, keep, luma
+from .controls import EnhanceControls, darkness, into_gamut, keep, luma
 from .noise import reduce_noise
 from .tiling import plan_tiles
 
@@ -142,7 +142,7 @@ def enhance(
                     if not out_of_memory(error) or smaller < MINIMUM_TILE:
                         raise
                     edge = smaller
-            enhanced = enhanced.to(image.device, torch.float32).clamp_(0, 1)
+            enhanced = into_gamut(enhanced.to(image.device, torch.float32), controls.protect_highlights)
             local_mask = None
             if mask is not None:
                 local_mask = (mask if mask.shape[0] == 1 else mask[now]).to(enhanced).clamp(0, 1)

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 
 from semillie_core.inference import NETWORK_ALONE, EnhanceControls, enhance, is_out_of_memory
 from semillie_core.inference.clip import average_in_shots, find_shots, measure_light, steady_light
-from semillie_core.inference.controls import HIGHLIGHT_CEILING, darkness, expose, luma
+from semillie_core.inference.controls import (
+    GAMUT_SHOULDER,
+    HIGHLIGHT_CEILING,
+    darkness,
+    expose,
+    into_gamut,
+    luma,
+)
 from semillie_core.inference.tiling import plan_tiles
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
 from semillie_core.weights import load_model
@@ -349,6 +356,24 @@ def test_a_dim_photo_in_which_nothing_is_bright_is_dark():
     assert darkness(window) < 0.2
     # A level grey is no underexposed photo.
     assert darkness(dim + 0.14) == 0
+
+
+def test_colours_out_of_range_keep_their_texture():
+    ramp = torch.linspace(0.5, 1.3, 200)
+    red = torch.stack([ramp, 0.3 * ramp, 0.2 * ramp]).view(1, 3, 1, -1)
+    result = into_gamut(red)
+    assert (result.diff(dim=-1) > 0).all() and result.max() <= 1
+    torch.testing.assert_close(luma(result), luma(red))
+    fits = red.amax(1) <= GAMUT_SHOULDER
+    assert torch.equal(result[:, :, fits[0]], red[:, :, fits[0]])
+    assert torch.equal(into_gamut(red, 0), red.clamp(0, 1))
+    torch.testing.assert_close(into_gamut(red, 0.5), ((red + result) / 2).clamp(0, 1), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("value", [-0.2, 0.5, 0.97, 1.0, 1.4])
+def test_greys_are_cut_off_and_stay_grey(value):
+    grey = torch.full((1, 3, 2, 2), value)
+    torch.testing.assert_close(into_gamut(grey), grey.clamp(0, 1))
 
 
 def test_brightness_and_saturation_act_on_photos_that_are_kept(network):
