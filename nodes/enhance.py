@@ -91,7 +91,8 @@ class Enhance(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     tooltip="How far areas that have light already (lamps, sky, lit walls) are kept from "
-                    "becoming white: 0 lets the network decide, 1 brightens them gently. Default: 1.",
+                    "becoming white, and strong colours from losing their texture: 0 lets the network decide, 1 "
+                    "brightens them gently. Default: 1.",
                 ),
                 io.Combo.Input(
                     "tiling",

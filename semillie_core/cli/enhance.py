@@ -81,7 +81,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=float,
         default=1.0,
         metavar="X",
-        help="how far areas with light are kept from becoming white, 0 to 1 (default: 1)",
+        help="how far areas with light are kept from becoming white, and strong colours from losing their texture, "
+        "0 to 1 (default: 1)",
     )
     look.add_argument(
         "--noise-reduction",
