@@ -17,6 +17,9 @@ from ..network import COMPACT, SemiLLIEConfig
 
 T = TypeVar("T")
 
+_FREE = {"run_dir", "runtime", "checkpoint_every", "pictures_every"}
+"""Options that may change while a run goes on."""
+
 
 def _require_amounts(section: str, config: Any, *names: str) -> None:
     """Refuse options that are negative or not finite."""
@@ -253,18 +256,20 @@ class TrainConfig:
         return plain
 
     def decisive(self) -> dict[str, Any]:
-        """The plain values that decide the result (not the run folder, or where and how the run computes)."""
-        values = {k: v for k, v in self.to_dict().items() if k not in {"run_dir", "runtime"}}
+        """The plain values that decide what is learned (not where, how, or how often it validates and saves)."""
+        values = {k: v for k, v in self.to_dict().items() if k not in _FREE}
         for option in ("workers", "pin_memory", "cache_mib"):
             del values["data"][option]
+        # Whether it validates stays: what is best is so on the validation photos, which a run keeps.
+        values["val_every"] = "above 0" if self.val_every else 0
         return values
 
     def sha256(self) -> str:
-        """Hash of everything that decides the result."""
+        """Hash of everything that decides what is learned."""
         return hashlib.sha256(json.dumps(self.decisive(), sort_keys=True).encode()).hexdigest()
 
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
-        """What decides the result and is not as in another config, in words.
+        """What decides what is learned and is not as in another config, in words.
 
         Args:
             stored: :meth:`to_dict` of the other config, perhaps by an earlier version; options that it lacks have

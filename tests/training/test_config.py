@@ -59,10 +59,15 @@ def test_hash_ignores_where_and_how_a_run_computes(config):
         run_dir="elsewhere",
         runtime=runtime,
         data=dataclasses.replace(config.data, workers=2, cache_mib=5),
+        checkpoint_every=7,
+        pictures_every=7,
+        val_every=7,
     )
     assert moved.sha256() == config.sha256()
     assert moved.differences(config.to_dict()) == []
     assert dataclasses.replace(config, seed=1).sha256() != config.sha256()
+    silent = dataclasses.replace(config, val_every=0)
+    assert silent.differences(config.to_dict()) == ["val_every is 0, was 'above 0'"]
 
 
 def test_differences_are_named(config):

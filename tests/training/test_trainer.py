@@ -186,6 +186,20 @@ def test_a_run_folder_of_another_config_is_refused(config):
         train(replace(short, seed=5))
 
 
+def test_a_run_goes_on_when_only_its_intervals_change(config, tmp_path):
+    short = replace(config, phases=(Phase(4, 1, 16, 1),), val_every=4)
+    train(replace(short, run_dir=str(tmp_path / "unbroken")))
+    train(short, on_step=lambda record: record["step"] == 2)
+    assert train(replace(short, val_every=1, checkpoint_every=1, pictures_every=1)).finished
+    scores = ["val_psnr" in record for record in read_log(tmp_path / "run")]
+    assert scores == [False, False, True, True]
+    unbroken, continued = (
+        [{name: value for name, value in record.items() if not name.startswith("val_")} for record in run]
+        for run in (losses(tmp_path / "unbroken"), losses(tmp_path / "run"))
+    )
+    assert continued == unbroken
+
+
 def test_a_run_of_a_version_with_fewer_options_goes_on(config, tmp_path):
     short = replace(config, phases=(Phase(2, 1, 16),))
     train(short)
