@@ -30,6 +30,7 @@ from ..network import SemiLLIE
 from ..ram import SemanticEncoder, load_efficientnet_lite0, load_ram
 from ..weights import save_model
 from .bank import PseudoLabelBank
+from .checkpoint import read_state
 from .config import TrainConfig
 from .distributed import Process, this_process
 from .errors import TrainingError
@@ -82,8 +83,8 @@ def train(
         Where the weights are and how good they are.
 
     Raises:
-        TrainingError: The run folder belongs to another config or lies inside the data, an option cannot be met, or
-            the loss is no longer finite.
+        TrainingError: The run folder belongs to another config or lies inside the data, its checkpoint is damaged, an
+            option cannot be met, or the loss is no longer finite.
         DataError: A folder or file of the data cannot be used.
     """
     with this_process(config.runtime.device) as process:
@@ -268,7 +269,7 @@ class _Run:
         path = self.folder / "state.pt"
         if not path.is_file():
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_state(path)
         try:
             changed = self.config.differences(json.loads(state["config"]))
         except (KeyError, TypeError, ValueError) as error:

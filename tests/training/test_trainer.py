@@ -186,6 +186,34 @@ def test_a_run_folder_of_another_config_is_refused(config):
         train(replace(short, seed=5))
 
 
+def test_a_damaged_checkpoint_is_named_with_the_remedy(config, tmp_path):
+    short = replace(config, phases=(Phase(1, 1, 16, 1),), val_every=0)
+    train(short)
+    path = tmp_path / "run" / "state.pt"
+    whole, state = path.read_bytes(), torch.load(path, weights_only=True)
+    for damaged in (
+        b"",
+        b"text",
+        bytes(1000),
+        whole[:100],
+        whole[: len(whole) // 2],
+        whole[:-1],
+        b"\x80\x02}X",
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(TrainingError, match=r"state\.pt is damaged .*Remove it .*last\.safetensors"):
+            train(short)
+    for other, lacks in (
+        ({k: v for k, v in state.items() if k not in {"rng", "step"}}, "rng, step"),
+        ([], "bank"),
+    ):
+        torch.save(other, path)
+        with pytest.raises(TrainingError, match=rf"state\.pt is no checkpoint of a run: it lacks {lacks}"):
+            train(short)
+    path.unlink()
+    assert train(short).finished
+
+
 def test_a_run_goes_on_when_only_its_intervals_change(config, tmp_path):
     short = replace(config, phases=(Phase(4, 1, 16, 1),), val_every=4)
     train(replace(short, run_dir=str(tmp_path / "unbroken")))
