@@ -294,14 +294,12 @@ class TrainConfig:
         """Read a YAML file.
 
         Raises:
-            ValueError: As :meth:`from_dict`, or the file is not a YAML mapping.
+            ValueError: As :meth:`from_dict`, the file is not a YAML mapping, or gives an option twice.
         """
-        import yaml
+        # Here, because PyYAML is part of an extra.
+        from .yaml_text import read_yaml
 
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"{path} is not a YAML mapping.")
-        return cls.from_dict(content)
+        return cls.from_dict(read_yaml(Path(path)))
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -354,6 +352,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return float(value)
         except ValueError:
             pass
+    if hint is bool and isinstance(value, str):
+        # Truth values in YAML 1.1, which configs were read as.
+        value = {"yes": True, "on": True, "no": False, "off": False}.get(value.lower(), value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ValueError(f"Option {where} must be {hint.__name__}, got {value!r}.")
     return value
