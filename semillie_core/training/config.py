@@ -189,7 +189,7 @@ class TrainConfig:
     """Train another 1x restoration architecture instead: a checkpoint that spandrel recognises."""
     init: str = ""
     """Start from this checkpoint (a bundled name or a file) instead of random weights; it must be of ``network``,
-    ``drop_path_rate`` aside."""
+    ``drop_path_rate`` aside. Not with ``spandrel``."""
     encoder: str = ""
     """RAM or RAM++ checkpoint for the semantic losses; empty takes the bundled EfficientNet-Lite0."""
     phases: tuple[Phase, ...] = (Phase(1000, 4, 192),)
@@ -224,6 +224,10 @@ class TrainConfig:
         for name, least in (("val_every", 0), ("checkpoint_every", 1), ("pictures_every", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        if self.init and self.spandrel:
+            raise ValueError(
+                "init and spandrel both name a checkpoint to start from. Leave init empty for spandrel's architectures."
+            )
         if self.official_compat and self.optimizer.schedule != "released":
             raise ValueError(
                 "official_compat counts epochs: set optimizer.schedule to released and optimizer.epoch_steps to the "

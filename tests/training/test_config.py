@@ -42,6 +42,7 @@ def test_config_survives_yaml(config, tmp_path):
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
         ({"val_every": -1}, "val_every must be at least 0"),
         ({"consistency": {"ramp_steps": -1}}, "ramp_steps"),
+        ({"init": "semillie-compact", "spandrel": "nafnet.pth"}, "init and spandrel both name a checkpoint"),
     ],
 )
 def test_config_mistakes_are_named(config, change, says):
