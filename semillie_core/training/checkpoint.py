@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .errors import TrainingError
 
@@ -41,3 +43,24 @@ def read_state(path: Path) -> dict[str, Any]:
     if missing:
         raise TrainingError(f"{path} is no checkpoint of a run: it lacks {', '.join(missing)}. {remedy}")
     return state
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The states of the generators that training on a device draws from, by kind of device."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type in ("cuda", "xpu"):
+        state[device.type] = torch.get_device_module(device).get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_random_state(state: Mapping[str, Tensor], device: torch.device) -> None:
+    """Go back to a :func:`random_state`, as far as it was taken on the same kind of device."""
+    torch.set_rng_state(state["cpu"])
+    if device.type not in state:
+        return
+    if device.type in ("cuda", "xpu"):
+        torch.get_device_module(device).set_rng_state(state[device.type], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state["mps"])

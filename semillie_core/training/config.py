@@ -160,7 +160,8 @@ class RuntimeConfig:
     """Where and how a run computes; none of it changes what is learned beyond rounding."""
 
     device: str = "auto"
-    """``"auto"`` takes a GPU where there is one; else a PyTorch device."""
+    """``"auto"`` takes a GPU where there is one, among several processes only NVIDIA's and AMD's; else a PyTorch
+    device."""
     threads: int = 0
     """CPU threads; 0 leaves PyTorch's choice."""
     amp: str = "off"

@@ -30,7 +30,7 @@ from ..network import SemiLLIE
 from ..ram import SemanticEncoder, load_efficientnet_lite0, load_ram
 from ..weights import save_model
 from .bank import PseudoLabelBank
-from .checkpoint import read_state
+from .checkpoint import random_state, read_state, set_random_state
 from .config import TrainConfig
 from .distributed import Process, this_process
 from .errors import TrainingError
@@ -245,7 +245,7 @@ class _Run:
             file.write(safetensors.torch.save(tensors, provenance))
 
     def _checkpoint(self) -> None:
-        rng = self.process.gather(_random_state(self.process.device))
+        rng = self.process.gather(random_state(self.process.device))
         if self.process.leads:
             state = {
                 "config_sha256": self.config.sha256(),
@@ -292,7 +292,7 @@ class _Run:
                 f"{self.folder} holds a run of another student. Choose another run_dir or remove it. ({error})"
             ) from error
         if len(state["rng"]) == self.process.world:
-            _set_random_state(state["rng"][self.process.rank], self.process.device)
+            set_random_state(state["rng"][self.process.rank], self.process.device)
         if self.bank is not None:
             self.bank.restore(state["bank"])
         self.step, self.best_psnr, self.best_step = state["step"], state["best_psnr"], state["best_step"]
@@ -401,19 +401,6 @@ def _checkpoint_blocks(student: nn.Module) -> None:
     if not isinstance(student, SemiLLIE):
         raise TrainingError("runtime.checkpoint_blocks works with Semi-LLIE networks only.")
     student.checkpoint_blocks = True
-
-
-def _random_state(device: torch.device) -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def _write_description(folder: Path, config: TrainConfig, found: list[str]) -> None:
