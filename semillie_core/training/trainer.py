@@ -26,6 +26,7 @@ from ..data.photos import short_digest
 from ..data.sampling import to_device
 from ..files import atomic_write
 from ..metrics import psnr, psnr_gt_mean, ssim
+from ..metrics.fidelity import SSIM_WINDOW
 from ..network import SemiLLIE
 from ..ram import SemanticEncoder, load_efficientnet_lite0, load_ram
 from ..weights import save_model
@@ -362,6 +363,11 @@ def check_config(config: TrainConfig, process: Process) -> None:
             )
     shares = process.world * config.optimizer.accumulate
     for phase in config.phases:
+        if config.loss.ssim and 0 < phase.crop < SSIM_WINDOW:
+            raise TrainingError(
+                f"A phase's crop of {phase.crop} pixels is smaller than the window of the SSIM loss: make it at least "
+                f"{SSIM_WINDOW}, or set loss.ssim to 0."
+            )
         for name, count in (("batch_size", phase.batch_size), ("unpaired", phase.unpaired)):
             if count % shares:
                 raise TrainingError(

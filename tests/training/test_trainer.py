@@ -292,6 +292,10 @@ def test_an_exploding_loss_stops_the_run_and_keeps_the_checkpoint(config, tmp_pa
     ("change", "says"),
     [
         ({"phases": (Phase(2, 3, 32),), "optimizer": {"accumulate": 2}}, "multiple of 2"),
+        (
+            {"phases": (Phase(2, 2, 32), Phase(2, 2, 10))},
+            "crop of 10 pixels .* make it at least 11, or set loss.ssim",
+        ),
         ({"data": {"unpaired": ()}}, "data.unpaired"),
         ({"data": {"unpaired": (), "unpaired_from_pairs": True}}, "data.pair_fraction must leave pairs out"),
         (
