@@ -47,8 +47,8 @@ def rehearse(config: TrainConfig, folder: str | Path | None = None) -> Rehearsal
                 "the bundled EfficientNet-Lite0."
             )
         build_student(config)
-        data, validation = load_data(config)
-    report = [*data.report, f"{len(validation)} validation pairs"]
+        data, _ = load_data(config)
+    report = [*data.report]
     sheets: list[Path] = []
     start = 0
     for number, phase in enumerate(config.phases, 1):

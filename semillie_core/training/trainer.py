@@ -316,7 +316,7 @@ def _changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> list[st
 
 
 def load_data(config: TrainConfig) -> tuple[TrainingData, list[Pair]]:
-    """A run's photos, and its validation pairs if it validates.
+    """A run's photos, whose report says how many they are, and its validation pairs if it validates.
 
     Raises:
         TrainingError: A phase asks for unpaired photos, and there are none.
@@ -328,7 +328,9 @@ def load_data(config: TrainConfig) -> tuple[TrainingData, list[Pair]]:
             "A phase asks for unpaired photos, and there are none: name folders in data.unpaired, or a manifest "
             "that has some; with data.unpaired_from_pairs, data.pair_fraction must leave pairs out."
         )
-    return data, data.validation() if config.val_every else []
+    validation = data.validation() if config.val_every else []
+    data.report.append(f"{len(validation)} validation pairs")
+    return data, validation
 
 
 def shape_of(config: TrainConfig, step: int) -> StepShape:

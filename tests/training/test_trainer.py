@@ -48,6 +48,7 @@ def test_learns_and_exports_the_teacher(config):
     last = load_model(result.last).network.state_dict()
     assert all(torch.equal(last[key], value) for key, value in state["teacher"].items())
     assert any(not torch.equal(state["student"][key], value) for key, value in state["teacher"].items())
+    assert "2 validation pairs" in (result.best.parent / "data.txt").read_text().splitlines()
     report = result.report.read_text()
     assert "curves/loss.svg" in report
     assert "pictures/0000024.png" in report
