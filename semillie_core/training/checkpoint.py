@@ -1,7 +1,8 @@
-"""The file that a run resumes from."""
+"""The file that a run resumes from, and what must not have changed since it was written."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.pairs import named
+from ..files import atomic_write
+from .config import TrainConfig
 from .errors import TrainingError
 
 _PARTS = {
@@ -25,8 +29,19 @@ _PARTS = {
 }
 
 
+def write_state(path: Path, config: TrainConfig, state: Mapping[str, Any]) -> None:
+    """Write what a run resumes from.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    about = {"config_sha256": config.sha256(), "config": json.dumps(config.to_dict())}
+    with atomic_write(path) as file:
+        torch.save({**about, **state}, file)
+
+
 def read_state(path: Path) -> dict[str, Any]:
-    """What a run wrote to resume from.
+    """What :func:`write_state` wrote.
 
     Raises:
         TrainingError: The file is damaged or something else.
@@ -43,6 +58,46 @@ def read_state(path: Path) -> dict[str, Any]:
     if missing:
         raise TrainingError(f"{path} is no checkpoint of a run: it lacks {', '.join(missing)}. {remedy}")
     return state
+
+
+def check_same_run(
+    state: Mapping[str, Any], config: TrainConfig, files: Mapping[str, str], folder: Path
+) -> None:
+    """Refuse to go on with another run.
+
+    Args:
+        state: What :func:`read_state` gives.
+        config: The config to go on with.
+        files: Digests of the files to go on with, by path.
+        folder: The run folder, for messages.
+
+    Raises:
+        TrainingError: Another config began the run, or other files.
+    """
+    try:
+        changed = config.differences(json.loads(state["config"]))
+    except (TypeError, ValueError) as error:
+        changed = [f"it is of another version: {error}"]
+    if changed:
+        raise TrainingError(
+            f"{folder} holds a run with another config ({'; '.join(changed)}). Choose another run_dir or remove it."
+        )
+    # Earlier versions did not note the files.
+    if changed := _changed_files(state.get("files", files), files):
+        raise TrainingError(
+            f"{folder} holds a run on other files: {'; '.join(changed)}. Put them back, choose another run_dir or "
+            "remove it."
+        )
+
+
+def _changed_files(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What differs between the files of two runs, in words."""
+    kinds = {
+        "gone": [name for name in before if name not in now],
+        "new": [name for name in now if name not in before],
+        "changed": [name for name in before if now.get(name, before[name]) != before[name]],
+    }
+    return [f"{len(names)} {kind} ({named(names, 5)})" for kind, names in kinds.items() if names]
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .checks import check_config
 from .config import TrainConfig
 from .distributed import this_process
 from .errors import TrainingError
+from .inputs import load_data, shape_of
 from .pictures import write_grid
 from .students import build_student
-from .trainer import check_config, load_data, shape_of
 
 _SHOWN = 8
 """Samples of a batch that a sheet shows."""

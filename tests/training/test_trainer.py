@@ -20,9 +20,10 @@ import yaml
 from semillie_core.data import SourceConfig, TrainingData, UnpairedConfig, find_pairs
 from semillie_core.network import SemiLLIE
 from semillie_core.training import ConsistencyConfig, Phase, TrainConfig, TrainingError, train
+from semillie_core.training.interrupts import interruptible
 from semillie_core.training.journal import read_log
 from semillie_core.training.pictures import write_grid
-from semillie_core.training.trainer import _interruptible, score_pairs
+from semillie_core.training.validation import score_pairs
 from semillie_core.weights import load_model, save_model
 
 replace = dataclasses.replace
@@ -155,7 +156,7 @@ def test_worker_processes_need_not_be_forked(config, tmp_path, start):
 
 @pytest.mark.parametrize(("number", "breaks"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
 def test_only_a_second_ctrl_c_breaks_the_step(number, breaks):
-    with _interruptible() as interrupted:
+    with interruptible() as interrupted:
         for other in (signal.SIGTERM, number):
             signal.raise_signal(other)
             assert interrupted.is_set()
