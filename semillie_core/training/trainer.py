@@ -125,10 +125,11 @@ class _Run:
                 stack.callback(journal.close)
             while self.step < config.steps and not interrupted.is_set():
                 start, stop = self.step, self._next_refresh()
-                for data in steps(
+                for batches in steps(
                     self.data, self._shape, start, stop, rank=process.rank, world=process.world
                 ):
-                    record = self._train_step(to_device(data, process.device))
+                    data = to_device(batches, process.device)
+                    record = self._train_step(data)
                     last = self.step == config.steps
                     if self.validation_pairs and (self.step % config.val_every == 0 or last):
                         record |= self._validate()

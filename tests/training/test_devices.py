@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
+from semillie_core.data import sampling
+from semillie_core.training import Phase, trainer
 from semillie_core.training.checkpoint import random_state, set_random_state
 from semillie_core.training.distributed import this_process
 
@@ -57,3 +61,18 @@ def test_the_generator_of_the_device_is_resumed(monkeypatch, name):
     assert set(asked) == ({device} if device.index else set())
     # A run may go on on another kind of device.
     set_random_state(random_state(torch.device("cpu")), device)
+
+
+def test_pictures_are_made_of_what_is_on_the_device(config, monkeypatch):
+    moved, shown = [], []
+
+    def to_device(data, device):
+        moved.append(sampling.to_device(data, device))
+        return moved[-1]
+
+    monkeypatch.setattr(trainer, "to_device", to_device)
+    monkeypatch.setattr(trainer, "write_progress", lambda folder, step, data, networks: shown.append(data))
+    short = dataclasses.replace(config, phases=(Phase(2, 1, 16),), val_every=0, pictures_every=1)
+    trainer.train(short)
+    assert len(shown) == 2
+    assert all(data is there for data, there in zip(shown, moved, strict=True))
