@@ -25,7 +25,7 @@ from benchmarks.semi_supervised import append, read, spread
 from semillie_core.data import find_pairs
 from semillie_core.data.pairs import read_levels, to_float
 from semillie_core.training import FineTuneOptions, fine_tune
-from semillie_core.training.trainer import score_pairs
+from semillie_core.training.validation import score_pairs
 from semillie_core.weights import load_model
 
 RESULTS = Path(__file__).parent / "results" / "fine_tune.jsonl"

@@ -43,7 +43,7 @@ from semillie_core.training import (
     train,
 )
 from semillie_core.training.students import enhance_photo
-from semillie_core.training.trainer import score_pairs
+from semillie_core.training.validation import score_pairs
 from semillie_core.weights import load_model
 
 RESULTS = Path(__file__).parent / "results" / "semi_supervised.jsonl"

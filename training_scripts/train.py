@@ -31,6 +31,7 @@ from semillie_core.devices import pick_device
 from semillie_core.training import Result, TrainConfig, TrainingError, rehearse, train
 from semillie_core.training.options import describe
 from semillie_core.training.presets import PRESETS, preset
+from semillie_core.training.yaml_text import parse_yaml, read_yaml
 from semillie_core.weights import CheckpointError
 
 
@@ -74,16 +75,13 @@ def read_config(path: Path | None, preset_name: str | None, assignments: list[st
     """A run's config from a preset, a YAML file and assignments, each replacing what came before.
 
     Raises:
-        ValueError: Nothing is named, or an option is unknown or wrong; the message names it.
+        ValueError: Nothing is named, or an option is unknown, wrong or given twice; the message names it.
     """
     if path is None and preset_name is None:
         raise ValueError(f"Name a config file, or a preset with --preset: {', '.join(PRESETS)}.")
     values = preset(preset_name) if preset_name else {}
     if path is not None:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"{path} is not a YAML mapping.")
-        _merge(values, content)
+        _merge(values, read_yaml(path))
     for assignment in assignments:
         _assign(values, assignment)
     return TrainConfig.from_dict(values)
@@ -223,7 +221,7 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise ValueError(f"--set {assignment}: {parent} has no options inside it.")
-    values[last] = yaml.safe_load(value)
+    values[last] = parse_yaml(value, f"--set {key}")
 
 
 if __name__ == "__main__":

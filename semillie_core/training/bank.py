@@ -13,10 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import safetensors.torch
-from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from ..data.pairs import to_float
 from ..files import atomic_write
 from ..metrics import niqe
+from .students import LARGEST_WHOLE, enhance_photo
 
 NIQE_LEAST = (96, 192)
 """Sides of the smallest photo that NIQE can score."""
@@ -108,3 +112,24 @@ def _score(image: Tensor) -> float:
         return math.inf
     score = float(niqe(image[None]))
     return score if math.isfinite(score) else math.inf
+
+
+@torch.no_grad()
+def make_label(teacher: nn.Module, photo: Tensor) -> Tensor:
+    """What the teacher makes of a whole photo, of a large one at a half, a quarter, ... of its size.
+
+    Args:
+        teacher: Put into evaluation mode.
+        photo: ``(3, H, W)``, levels as read from a file.
+
+    Returns:
+        ``(3, H, W)`` float32 in [0, 1], on the CPU.
+    """
+    device = next(teacher.parameters()).device
+    image, size = to_float(photo)[None], photo.shape[1:]
+    while image.shape[2] * image.shape[3] > LARGEST_WHOLE:
+        image = F.interpolate(image, scale_factor=0.5, mode="area")
+    label = enhance_photo(teacher.eval(), image.to(device)).clamp(0, 1)
+    if label.shape[2:] != size:
+        label = F.interpolate(label, size, mode="bilinear")
+    return label[0].cpu()

@@ -17,6 +17,9 @@ from ..network import COMPACT, SemiLLIEConfig
 
 T = TypeVar("T")
 
+_FREE = {"run_dir", "runtime", "checkpoint_every", "pictures_every"}
+"""Options that may change while a run goes on."""
+
 
 def _require_amounts(section: str, config: Any, *names: str) -> None:
     """Refuse options that are negative or not finite."""
@@ -169,7 +172,8 @@ class RuntimeConfig:
     """Where and how a run computes; none of it changes what is learned beyond rounding."""
 
     device: str = "auto"
-    """``"auto"`` takes a GPU where there is one; else a PyTorch device."""
+    """``"auto"`` takes a GPU where there is one, among several processes only NVIDIA's and AMD's; else a PyTorch
+    device."""
     threads: int = 0
     """CPU threads; 0 leaves PyTorch's choice."""
     amp: str = "off"
@@ -198,7 +202,7 @@ class TrainConfig:
     """Train another 1x restoration architecture instead: a checkpoint that spandrel recognises."""
     init: str = ""
     """Start from this checkpoint (a bundled name or a file) instead of random weights; it must be of ``network``,
-    ``drop_path_rate`` aside."""
+    ``drop_path_rate`` aside. Not with ``spandrel``."""
     encoder: str = ""
     """RAM or RAM++ checkpoint for the semantic losses; empty takes the bundled EfficientNet-Lite0."""
     phases: tuple[Phase, ...] = (Phase(1000, 4, 192),)
@@ -233,6 +237,10 @@ class TrainConfig:
         for name, least in (("val_every", 0), ("checkpoint_every", 1), ("pictures_every", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        if self.init and self.spandrel:
+            raise ValueError(
+                "init and spandrel both name a checkpoint to start from. Leave init empty for spandrel's architectures."
+            )
         if self.official_compat and self.optimizer.schedule != "released":
             raise ValueError(
                 "official_compat counts epochs: set optimizer.schedule to released and optimizer.epoch_steps to the "
@@ -265,18 +273,20 @@ class TrainConfig:
         return plain
 
     def decisive(self) -> dict[str, Any]:
-        """The plain values that decide the result (not the run folder, or where and how the run computes)."""
-        values = {k: v for k, v in self.to_dict().items() if k not in {"run_dir", "runtime"}}
+        """The plain values that decide what is learned (not where, how, or how often it validates and saves)."""
+        values = {k: v for k, v in self.to_dict().items() if k not in _FREE}
         for option in ("workers", "pin_memory", "cache_mib"):
             del values["data"][option]
+        # Whether it validates stays: what is best is so on the validation photos, which a run keeps.
+        values["val_every"] = "above 0" if self.val_every else 0
         return values
 
     def sha256(self) -> str:
-        """Hash of everything that decides the result."""
+        """Hash of everything that decides what is learned."""
         return hashlib.sha256(json.dumps(self.decisive(), sort_keys=True).encode()).hexdigest()
 
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
-        """What decides the result and is not as in another config, in words.
+        """What decides what is learned and is not as in another config, in words.
 
         Args:
             stored: :meth:`to_dict` of the other config, perhaps by an earlier version; options that it lacks have
@@ -301,14 +311,12 @@ class TrainConfig:
         """Read a YAML file.
 
         Raises:
-            ValueError: As :meth:`from_dict`, or the file is not a YAML mapping.
+            ValueError: As :meth:`from_dict`, the file is not a YAML mapping, or gives an option twice.
         """
-        import yaml
+        # Here, because PyYAML is part of an extra.
+        from .yaml_text import read_yaml
 
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"{path} is not a YAML mapping.")
-        return cls.from_dict(content)
+        return cls.from_dict(read_yaml(Path(path)))
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -361,6 +369,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return float(value)
         except ValueError:
             pass
+    if hint is bool and isinstance(value, str):
+        # Truth values in YAML 1.1, which configs were read as.
+        value = {"yes": True, "on": True, "no": False, "off": False}.get(value.lower(), value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ValueError(f"Option {where} must be {hint.__name__}, got {value!r}.")
     return value

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..devices import AUTO, pick_device
+
 T = TypeVar("T")
 
 
@@ -77,8 +79,9 @@ def this_process(device: str) -> Iterator[Process]:
         device: As :attr:`RuntimeConfig.device`; with several GPUs each process takes the one of its local rank.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == AUTO:
+        # Several processes meet through NCCL or Gloo, which serve these two.
+        device = pick_device(AUTO) if world == 1 else "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     chosen = torch.device(device)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import atomic_write
+from .config import TrainConfig
 from .errors import TrainingError
 
 LOG, TABLE = "log.jsonl", "log.csv"
@@ -91,3 +92,11 @@ def _tensorboard(run: Path, step: int) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+
+
+def write_description(run: Path, config: TrainConfig, found: list[str]) -> None:
+    """Write what the run is: its config, and what was found in its data, in words."""
+    with atomic_write(run / "config.json") as file:
+        file.write(json.dumps(config.to_dict(), indent=1).encode() + b"\n")
+    with atomic_write(run / "data.txt") as file:
+        file.write("".join(f"{line}\n" for line in found).encode())

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..data import StepData
 from ..files import atomic_write
+from .students import View, enhance_view
 
 GAP = 4
+
+
+@torch.no_grad()
+def write_progress(folder: Path, step: int, data: StepData, networks: Sequence[nn.Module]) -> None:
+    """Write what networks make of a step's crops, between input and reference; unpaired crops in a file of their own.
+
+    Args:
+        folder: Where the files go, named by the step; created where missing.
+        step: Number of the step.
+        data: Its batches.
+        networks: On the same device; put into evaluation mode.
+    """
+
+    def outputs(view: View) -> list[Tensor]:
+        return [enhance_view(network.eval(), view).image for network in networks]
+
+    paired, unpaired = data.paired, data.unpaired
+    seen = View(paired.low, paired.thumbnail, paired.region)
+    write_grid(folder / f"{step:07d}.png", [seen.image, *outputs(seen), paired.high])
+    if unpaired is not None:
+        seen = View(unpaired.weak, unpaired.weak_thumbnail, unpaired.region)
+        write_grid(folder / f"{step:07d}-unpaired.png", [seen.image, *outputs(seen)])
 
 
 def write_grid(path: Path, columns: list[Tensor], height: int = 240) -> None:

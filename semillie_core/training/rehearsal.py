@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from .checks import check_config
 from .config import TrainConfig
 from .distributed import this_process
 from .errors import TrainingError
+from .inputs import load_data, shape_of
 from .pictures import write_grid
 from .students import build_student
-from .trainer import check_config, load_data, shape_of
 
 _SHOWN = 8
 """Samples of a batch that a sheet shows."""
@@ -47,8 +48,8 @@ def rehearse(config: TrainConfig, folder: str | Path | None = None) -> Rehearsal
                 "the bundled EfficientNet-Lite0."
             )
         build_student(config)
-        data, validation = load_data(config)
-    report = [*data.report, f"{len(validation)} validation pairs"]
+        data, _ = load_data(config)
+    report = [*data.report]
     sheets: list[Path] = []
     start = 0
     for number, phase in enumerate(config.phases, 1):

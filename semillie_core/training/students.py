@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..files import atomic_write
 from ..inference.tiling import plan_tiles
 from ..network import SemiLLIE
-from ..weights import load_model
+from ..weights import load_model, save_model
 from .config import TrainConfig
 from .errors import TrainingError
 
@@ -80,6 +83,27 @@ def _spandrel_network(path: str) -> nn.Module:
     # As an attribute, not a wrapper: the exported weights keep the names that spandrel knows.
     module.input_sizes = (sizes.minimum, sizes.multiple_of)  # type: ignore[assignment]
     return module.float().requires_grad_(True).train()
+
+
+def recompute_blocks(student: nn.Module) -> None:
+    """Have a network's blocks computed again in the backward pass instead of stored.
+
+    Raises:
+        TrainingError: It is another architecture than ours.
+    """
+    if not isinstance(student, SemiLLIE):
+        raise TrainingError("runtime.checkpoint_blocks works with Semi-LLIE networks only.")
+    student.checkpoint_blocks = True
+
+
+def save_network(path: Path, network: nn.Module, provenance: dict[str, str]) -> None:
+    """Write a student's or teacher's weights as safetensors, ours as :func:`save_model` does."""
+    if isinstance(network, SemiLLIE):
+        save_model(path, network, provenance)
+        return
+    tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    with atomic_write(path) as file:
+        file.write(safetensors.torch.save(tensors, provenance))
 
 
 def enhance_view(network: nn.Module, view: View) -> Enhanced:

@@ -15,6 +15,8 @@ from semillie_core.training.config import ConsistencyConfig
 from semillie_core.training.options import describe, options, tooltip
 from semillie_core.training.presets import PRESETS, preset
 from semillie_core.training.schedules import consistency_weight, epoch, learning_rate, teacher_decay
+from semillie_core.training.yaml_text import read_yaml
+from training_scripts.train import read_config
 
 
 def test_config_survives_yaml(config, tmp_path):
@@ -40,11 +42,43 @@ def test_config_survives_yaml(config, tmp_path):
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
         ({"val_every": -1}, "val_every must be at least 0"),
         ({"consistency": {"ramp_steps": -1}}, "ramp_steps"),
+        ({"init": "semillie-compact", "spandrel": "nafnet.pth"}, "init and spandrel both name a checkpoint"),
     ],
 )
 def test_config_mistakes_are_named(config, change, says):
     with pytest.raises(ValueError, match=says):
         TrainConfig.from_dict({**config.to_dict(), **change})
+
+
+def test_off_is_a_word_to_options_of_text_and_false_to_those_of_truth(config, tmp_path):
+    path = tmp_path / "c.yaml"
+    values = yaml.safe_dump({name: value for name, value in config.to_dict().items() if name != "runtime"})
+    for words, amp, compiled in (
+        ("{amp: off, compile: no}", "off", False),
+        ("{amp: bf16, compile: On}", "bf16", True),
+        ("{compile: true}", "off", True),
+    ):
+        path.write_text(f"{values}runtime: {words}\n")
+        runtime = TrainConfig.from_yaml(path).runtime
+        assert (runtime.amp, runtime.compile) == (amp, compiled)
+    path.write_text(f"{values}runtime: {{compile: perhaps}}\n")
+    with pytest.raises(ValueError, match=r"runtime\.compile must be bool, got 'perhaps'"):
+        TrainConfig.from_yaml(path)
+
+
+def test_an_option_given_twice_is_named_with_its_lines(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("seed: 1\nloss:\n  ssim: 0.1\n  colour: 0.1\n  ssim: 0.2\n")
+    with pytest.raises(ValueError, match=r"c\.yaml gives ssim in line 3 and again in line 5"):
+        TrainConfig.from_yaml(path)
+    with pytest.raises(ValueError, match="--set loss gives ssim in line 1"):
+        read_config(None, "cpu_demo", ["loss={ssim: 1, ssim: 2}"])
+    # What is merged in may be replaced.
+    path.write_text("loss: &a {ssim: 0.1}\nteacher:\n  <<: *a\n  ssim: 3\n")
+    assert read_yaml(path)["teacher"] == {"ssim": 3}
+    path.write_text("- 1\n")
+    with pytest.raises(ValueError, match=r"c\.yaml is not a YAML mapping"):
+        TrainConfig.from_yaml(path)
 
 
 def test_numbers_without_a_dot_in_yaml_are_numbers(config):
@@ -59,10 +93,15 @@ def test_hash_ignores_where_and_how_a_run_computes(config):
         run_dir="elsewhere",
         runtime=runtime,
         data=dataclasses.replace(config.data, workers=2, cache_mib=5),
+        checkpoint_every=7,
+        pictures_every=7,
+        val_every=7,
     )
     assert moved.sha256() == config.sha256()
     assert moved.differences(config.to_dict()) == []
     assert dataclasses.replace(config, seed=1).sha256() != config.sha256()
+    silent = dataclasses.replace(config, val_every=0)
+    assert silent.differences(config.to_dict()) == ["val_every is 0, was 'above 0'"]
 
 
 def test_differences_are_named(config):

@@ -20,9 +20,10 @@ import yaml
 from semillie_core.data import SourceConfig, TrainingData, UnpairedConfig, find_pairs
 from semillie_core.network import SemiLLIE
 from semillie_core.training import ConsistencyConfig, Phase, TrainConfig, TrainingError, train
+from semillie_core.training.interrupts import interruptible
 from semillie_core.training.journal import read_log
 from semillie_core.training.pictures import write_grid
-from semillie_core.training.trainer import _interruptible, score_pairs
+from semillie_core.training.validation import score_pairs
 from semillie_core.weights import load_model, save_model
 
 replace = dataclasses.replace
@@ -48,6 +49,7 @@ def test_learns_and_exports_the_teacher(config):
     last = load_model(result.last).network.state_dict()
     assert all(torch.equal(last[key], value) for key, value in state["teacher"].items())
     assert any(not torch.equal(state["student"][key], value) for key, value in state["teacher"].items())
+    assert "2 validation pairs" in (result.best.parent / "data.txt").read_text().splitlines()
     report = result.report.read_text()
     assert "curves/loss.svg" in report
     assert "pictures/0000024.png" in report
@@ -154,7 +156,7 @@ def test_worker_processes_need_not_be_forked(config, tmp_path, start):
 
 @pytest.mark.parametrize(("number", "breaks"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
 def test_only_a_second_ctrl_c_breaks_the_step(number, breaks):
-    with _interruptible() as interrupted:
+    with interruptible() as interrupted:
         for other in (signal.SIGTERM, number):
             signal.raise_signal(other)
             assert interrupted.is_set()
@@ -184,6 +186,48 @@ def test_a_run_folder_of_another_config_is_refused(config):
     train(short)
     with pytest.raises(TrainingError, match=r"another config \(seed is 5, was 0\)"):
         train(replace(short, seed=5))
+
+
+def test_a_damaged_checkpoint_is_named_with_the_remedy(config, tmp_path):
+    short = replace(config, phases=(Phase(1, 1, 16, 1),), val_every=0)
+    train(short)
+    path = tmp_path / "run" / "state.pt"
+    whole, state = path.read_bytes(), torch.load(path, weights_only=True)
+    for damaged in (
+        b"",
+        b"text",
+        bytes(1000),
+        whole[:100],
+        whole[: len(whole) // 2],
+        whole[:-1],
+        b"\x80\x02}X",
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(TrainingError, match=r"state\.pt is damaged .*Remove it .*last\.safetensors"):
+            train(short)
+    for other, lacks in (
+        ({k: v for k, v in state.items() if k not in {"rng", "step"}}, "rng, step"),
+        ([], "bank"),
+    ):
+        torch.save(other, path)
+        with pytest.raises(TrainingError, match=rf"state\.pt is no checkpoint of a run: it lacks {lacks}"):
+            train(short)
+    path.unlink()
+    assert train(short).finished
+
+
+def test_a_run_goes_on_when_only_its_intervals_change(config, tmp_path):
+    short = replace(config, phases=(Phase(4, 1, 16, 1),), val_every=4)
+    train(replace(short, run_dir=str(tmp_path / "unbroken")))
+    train(short, on_step=lambda record: record["step"] == 2)
+    assert train(replace(short, val_every=1, checkpoint_every=1, pictures_every=1)).finished
+    scores = ["val_psnr" in record for record in read_log(tmp_path / "run")]
+    assert scores == [False, False, True, True]
+    unbroken, continued = (
+        [{name: value for name, value in record.items() if not name.startswith("val_")} for record in run]
+        for run in (losses(tmp_path / "unbroken"), losses(tmp_path / "run"))
+    )
+    assert continued == unbroken
 
 
 def test_a_run_of_a_version_with_fewer_options_goes_on(config, tmp_path):
@@ -250,6 +294,10 @@ def test_an_exploding_loss_stops_the_run_and_keeps_the_checkpoint(config, tmp_pa
     ("change", "says"),
     [
         ({"phases": (Phase(2, 3, 32),), "optimizer": {"accumulate": 2}}, "multiple of 2"),
+        (
+            {"phases": (Phase(2, 2, 32), Phase(2, 2, 10))},
+            "crop of 10 pixels .* make it at least 11, or set loss.ssim",
+        ),
         ({"data": {"unpaired": ()}}, "data.unpaired"),
         ({"data": {"unpaired": (), "unpaired_from_pairs": True}}, "data.pair_fraction must leave pairs out"),
         (
