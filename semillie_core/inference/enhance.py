@@ -17,7 +17,7 @@ from ..weights import SemiLLIEModel
 from .clip import FrameLight, SteadyLight, measure_light, steady_light
 from .controls import EnhanceControls, darkness, keep, luma
 from .noise import reduce_noise
-from .tiling import plan_tiles
+from .tiling import blend_tiles, plan_tiles
 
 MINIMUM_TILE = 128
 """Smallest tile edge, in pixels, that running out of memory falls back to."""
@@ -102,10 +102,9 @@ def enhance(
     starts = range(0, batch, batch_size)
     edge = tile
 
-    def report(index: int, edge: int | None, tiles_done: int, preview: Tensor | None = None) -> None:
+    def report(index: int, tiles_done: int, tiles: int, preview: Tensor | None = None) -> None:
         if progress is not None:
-            per_chunk = len(plan_tiles(height, width, edge))
-            progress(index * per_chunk + tiles_done, len(starts) * per_chunk, preview)
+            progress(index * tiles + tiles_done, len(starts) * tiles, preview)
 
     def colours(start: int) -> Tensor:
         chunk = image[start : start + batch_size, :3].float().clamp(0, 1)
@@ -115,7 +114,7 @@ def enhance(
         if steady is None and steady_frames > 1 and batch > 1:
             lights = []
             for start in starts:
-                report(0, edge, 0)
+                report(0, 0, len(plan_tiles(height, width, edge)))
                 lights.append(measure_light(network, colours(start)))
             steady = steady_light(
                 FrameLight(*(torch.cat(parts) for parts in zip(*lights, strict=True))), steady_frames
@@ -132,7 +131,7 @@ def enhance(
                         network,
                         frames.to(parameter.dtype),
                         edge,
-                        partial(report, index, edge),
+                        partial(report, index),
                         None if steady is None else partial(steady.correct, frames=now),
                     )
                     enhanced = reduce_noise(frames, enhanced, controls.noise_reduction)
@@ -161,7 +160,8 @@ def enhance(
             result[now, :3] = final if channels >= 3 else final[:, :1]
             if channels == 4:
                 result[now, 3] = image[now, 3].float().clamp(0, 1)
-            report(index, edge, len(plan_tiles(height, width, edge)), result[stop - 1])
+            tiles = len(plan_tiles(height, width, edge))
+            report(index, tiles, tiles, result[stop - 1])
     return Enhancement(result, illumination)
 
 
@@ -197,35 +197,20 @@ def _enhance_frames(
     network: SemiLLIE,
     frames: Tensor,
     edge: int | None,
-    report: Callable[[int], None],
+    report: Callable[[int, int], None],
     correct: Callable[[FrameIllumination], FrameIllumination] | None,
 ) -> Tensor:
     """Run the network over whole frames ``(B, 3, H, W)``, tile by tile where ``edge`` asks for it."""
-    height, width = frames.shape[2:]
-    tiles = plan_tiles(height, width, edge)
     # All tiles share the illumination of the whole frame, so that they agree on its exposure.
-    frame_illumination = network.estimate_frame(frames)
-    if correct is not None and frame_illumination is not None:
-        frame_illumination = correct(frame_illumination)
-    if len(tiles) == 1:
-        whole: Tensor = network(frames, frame_illumination).image
-        return whole
-    total = torch.zeros_like(frames)
-    weights = frames.new_zeros(1, 1, height, width)
-    for done, tile in enumerate(tiles, 1):
-        # In float32: half precision misplaces the tiles of a large photo.
-        region = torch.tensor(
-            [tile.top / height, tile.left / width, tile.height / height, tile.width / width],
-            device=frames.device,
-        )
-        part = (slice(None), slice(None), tile.rows, tile.columns)
-        predicted = network(frames[part], frame_illumination, region.expand(frames.shape[0], 4)).image
-        window = tile.window(height, width).to(frames)
-        total[part] += predicted * window
-        weights[part] += window
-        if done < len(tiles):
-            report(done)
-    return total / weights
+    illumination = network.estimate_frame(frames)
+    if correct is not None and illumination is not None:
+        illumination = correct(illumination)
+
+    def work(tile: Tensor, region: Tensor) -> Tensor:
+        image: Tensor = network(tile, illumination, region).image
+        return image
+
+    return blend_tiles(frames, edge, work, report)
 
 
 def _check(image: Tensor, mask: Tensor | None, tile: int | None, batch_size: int, steady_frames: int) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from semillie_core.inference import NETWORK_ALONE, EnhanceControls, enhance, is_out_of_memory
 from semillie_core.inference.clip import average_in_shots, find_shots, measure_light, steady_light
 from semillie_core.inference.controls import HIGHLIGHT_CEILING, darkness, expose, luma
-from semillie_core.inference.tiling import plan_tiles
+from semillie_core.inference.tiling import blend_tiles, plan_tiles
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
 from semillie_core.weights import load_model
 
@@ -312,6 +312,20 @@ def test_tiles_cover_the_frame_and_blend_to_one(height, width, edge):
         assert window.min() > 0
         covered[tile.rows, tile.columns] += window
     assert covered.min() > 0.4
+
+
+@pytest.mark.parametrize("edge", [None, 128])
+def test_tiles_are_told_where_they_lie_and_blend_back(edge):
+    rows, columns = torch.meshgrid(torch.arange(200.0), torch.arange(300.0), indexing="ij")
+    frames = torch.stack([rows / 200, columns / 300]).expand(2, 2, 200, 300)
+
+    def work(tile, region):
+        height, width = tile.shape[2:]
+        expected = torch.stack([*tile[0, :, 0, 0], torch.tensor(height / 200), torch.tensor(width / 300)])
+        torch.testing.assert_close(region, expected.expand(2, 4))
+        return 1 - tile
+
+    torch.testing.assert_close(blend_tiles(frames, edge, work), 1 - frames)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
