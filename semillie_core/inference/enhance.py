@@ -10,12 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..colour import luma
 from ..network import SemiLLIE
 from ..network.thumbnail import FrameIllumination
 from ..out_of_memory import is_out_of_memory
 from ..weights import SemiLLIEModel
 from .clip import FrameLight, SteadyLight, measure_light, steady_light
-from .controls import EnhanceControls, darkness, keep, luma
+from .controls import EnhanceControls, darkness, keep
 from .noise import reduce_noise
 from .tiling import blend_tiles, plan_tiles
 

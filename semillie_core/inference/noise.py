@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .controls import luma
+from ..colour import luma
 
 LUMA_NOISE, CHROMA_NOISE = 0.004, 0.0075
 """Standard deviations, in sRGB values of [0, 1], that count as noise where luma was doubled. Chosen on LOL validation

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..colour import srgb_to_linear
-from ._images import REC709_LUMINANCE, as_images, as_pair, luma
+from ..colour import REC709, srgb_to_linear
+from ._images import as_images, as_pair, rec601_luma
 
 LOE_SAMPLES = 50
 LOE_RADIUS = 7
@@ -17,7 +17,7 @@ DARKEST_LIGHT = 2.0**-16
 
 def mean_luminance(images: Tensor) -> Tensor:
     """Mean BT.601 luma of each display-encoded image, ``(B, 1 or 3, H, W) -> (B,)`` in [0, 1]."""
-    return luma(as_images(images, channels=(1, 3))).mean(dim=(1, 2))
+    return rec601_luma(as_images(images, channels=(1, 3))).mean(dim=(1, 2))
 
 
 def clipping(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,7 +61,7 @@ def exposure_error(output: Tensor, target: Tensor) -> Tensor:
 def _mean_light(images: Tensor) -> Tensor:
     channels = srgb_to_linear(images.double()).mean(dim=(2, 3))
     if channels.shape[1] == 3:
-        channels = channels @ channels.new_tensor(REC709_LUMINANCE).unsqueeze(1)
+        channels = channels @ channels.new_tensor(REC709).unsqueeze(1)
     return channels.squeeze(1).clamp(min=DARKEST_LIGHT)
 
 
@@ -79,7 +79,7 @@ def histogram(images: Tensor, bins: int = 64) -> Tensor:
         ValueError: Not ``(B, 3, H, W)``.
     """
     images = as_images(images, channels=(3,))
-    planes = torch.cat((luma(images).unsqueeze(1), images), dim=1).flatten(2)
+    planes = torch.cat((rec601_luma(images).unsqueeze(1), images), dim=1).flatten(2)
     level = (planes * bins).long().clamp(0, bins - 1)
     counts = torch.zeros(*planes.shape[:2], bins, device=images.device)
     counts.scatter_add_(2, level, torch.ones_like(planes, dtype=counts.dtype))

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..colour import REC601
 from ._images import as_images
 
 PATCH = 96
 """Patch edge in pixels at full scale, as the released model was fitted with."""
 
-_REC601_STUDIO_SWING = (65.481, 128.553, 24.966)
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
 
@@ -54,7 +54,7 @@ def niqe(images: Tensor) -> Tensor:
 
 def _studio_y(images: Tensor) -> Tensor:
     """8-bit Y of BT.601, 16...235, ``(B, 1, H, W)``."""
-    weights = images.new_tensor(_REC601_STUDIO_SWING)
+    weights = images.new_tensor(REC601) * 219
     y = 16.0 + torch.einsum("bchw,c->bhw", images.expand(-1, 3, -1, -1), weights)
     return y.round().unsqueeze(1)
 

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from semillie_core.colour import luma
 from semillie_core.inference import NETWORK_ALONE, EnhanceControls, enhance, is_out_of_memory
 from semillie_core.inference.clip import average_in_shots, find_shots, measure_light, steady_light
-from semillie_core.inference.controls import HIGHLIGHT_CEILING, darkness, expose, luma
+from semillie_core.inference.controls import HIGHLIGHT_CEILING, darkness, expose
 from semillie_core.inference.tiling import blend_tiles, plan_tiles
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
 from semillie_core.weights import load_model
