@@ -109,7 +109,8 @@ class Enhance(io.ComfyNode):
                     max=64,
                     advanced=True,
                     tooltip="How many images of a batch are computed at once. More can be faster for small "
-                    "frames on a GPU and needs that many times the memory. Default: 1.",
+                    "frames on a GPU and needs that many times the memory; halved on its own when memory runs "
+                    "out. Default: 1.",
                 ),
                 io.Mask.Input(
                     "mask",
