@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..colour import REC709, srgb_to_linear
+from ..precision import in_double
 from ._images import as_images, as_pair, rec601_luma
 
 LOE_SAMPLES = 50
@@ -49,7 +50,7 @@ def exposure_error(output: Tensor, target: Tensor) -> Tensor:
         target: The references, same shape.
 
     Returns:
-        ``(B,)`` float64, in EV: 0 for equal light, 1 for twice as much, -1 for half.
+        ``(B,)`` float64, on the CPU for devices without, in EV: 0 for equal light, 1 for twice as much, -1 for half.
 
     Raises:
         ValueError: The shapes differ or are not as above.
@@ -59,7 +60,7 @@ def exposure_error(output: Tensor, target: Tensor) -> Tensor:
 
 
 def _mean_light(images: Tensor) -> Tensor:
-    channels = srgb_to_linear(images.double()).mean(dim=(2, 3))
+    channels = srgb_to_linear(in_double(images)).mean(dim=(2, 3))
     if channels.shape[1] == 3:
         channels = channels @ channels.new_tensor(REC709).unsqueeze(1)
     return channels.squeeze(1).clamp(min=DARKEST_LIGHT)
@@ -100,7 +101,7 @@ def loe(output: Tensor, source: Tensor) -> Tensor:
         source: The images before enhancement, same shape.
 
     Returns:
-        ``(B,)`` float64; 0 when the order is unchanged.
+        ``(B,)`` float64, on the CPU for devices without; 0 when the order is unchanged.
 
     Raises:
         ValueError: The shapes differ or are not as above.
@@ -130,4 +131,4 @@ def _order_changes(after: Tensor, before: Tensor) -> Tensor:
     joint = torch.bincount(256 * after + before, minlength=256 * 256).view(256, 256)
     at_least = joint.flip(0, 1).cumsum(0).cumsum(1).flip(0, 1)
     changed = at_least[:, :1] + at_least[:1] - 2 * at_least
-    return (joint * changed).sum().double() / len(after)
+    return in_double((joint * changed).sum()) / len(after)
