@@ -31,7 +31,7 @@ _GUIDE, _GUIDE_RADIUS, _GUIDE_VARIANCE = 256, 8, 0.01
 
 @dataclass(frozen=True)
 class EnhanceControls:
-    """Adjustments around the network; the defaults leave its output as it is where photo and area are dark.
+    """Adjustments around the network; where photo and area are dark, the defaults only reduce noise.
 
     Raises:
         ValueError: A value is outside its range.

@@ -93,7 +93,9 @@ def enhance(
     network = model.network if isinstance(model, SemiLLIEModel) else model
     _check(image, mask, tile, batch_size, steady_frames)
     if steady is not None and len(steady.darkness) != image.shape[0]:
-        raise ValueError(f"steady has {len(steady.darkness)} rows for {image.shape[0]} images.")
+        raise ValueError(
+            f"steady has {len(steady.darkness)} rows for {image.shape[0]} images: give one for each."
+        )
     network.to(device=device, dtype=dtype)
 
     batch, channels, height, width = image.shape

@@ -115,9 +115,8 @@ def _lightness(images: Tensor) -> Tensor:
     """Sampled lightness levels 0...255, ``(B, samples)``."""
     levels = (images.amax(dim=1, keepdim=True).clamp(0, 1) * 255).round()
     step = max(1, min(images.shape[2:]) // LOE_SAMPLES)
-    first = LOE_RADIUS - (
-        step - 1
-    )  # the first window is centred on pixel step - 1; level 0 changes no maximum
+    # The first window is centred on pixel step - 1; level 0 changes no maximum.
+    first = LOE_RADIUS - (step - 1)
     levels = F.pad(levels, (first, LOE_RADIUS, first, LOE_RADIUS))
     return F.max_pool2d(levels, 2 * LOE_RADIUS + 1, stride=step).flatten(1).long()
 
