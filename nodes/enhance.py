@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import comfy.model_management as mm
 from comfy_api.latest import io
 from torch import Tensor
@@ -12,6 +14,8 @@ from . import _runtime
 from ._types import LoadedModel, SemiLLIEModelType
 
 AUTO, OFF = "auto", "off"
+
+log = logging.getLogger(__name__)
 
 
 class Enhance(io.ComfyNode):
@@ -110,7 +114,8 @@ class Enhance(io.ComfyNode):
                     max=64,
                     advanced=True,
                     tooltip="How many images of a batch are computed at once. More can be faster for small "
-                    "frames on a GPU and needs that many times the memory. Default: 1.",
+                    "frames on a GPU and needs that many times the memory; halved on its own when memory runs "
+                    "out. Default: 1.",
                 ),
                 io.Mask.Input(
                     "mask",
@@ -177,6 +182,12 @@ class Enhance(io.ComfyNode):
     ) -> io.NodeOutput:
         """Enhance the batch."""
         _runtime.check_images("image", image)
+        masks = None if mask is None else _runtime.mask_for(mask, image)
+        if masks is not None and not masks.any():
+            log.warning(
+                "Semi-LLIE Enhance: the mask is zero everywhere, so nothing is enhanced. Load Image gives such a mask "
+                "for a photo without transparency: leave mask unconnected."
+            )
         count, height, width, _ = image.shape
         per_pass = min(images_per_pass, count)
         tile = _load_and_pick_tile(tiling, model, height, width, per_pass)
@@ -191,7 +202,7 @@ class Enhance(io.ComfyNode):
                 noise_reduction=noise_reduction,
                 keep_well_lit=keep_well_lit,
             ),
-            mask=None if mask is None else _runtime.mask_for(mask, image),
+            mask=masks,
             tile=tile,
             batch_size=per_pass,
             steady_frames=steady_frames,

@@ -164,14 +164,15 @@ class RAMTag(io.ComfyNode):
     ) -> io.NodeOutput:
         """Tag the batch."""
         _runtime.check_images("image", image)
+        per_pass = min(images_per_pass, len(image))
         mm.load_models_gpu(
-            [ram_model.patcher], memory_required=_runtime.tagging_memory(ram_model.model, images_per_pass)
+            [ram_model.patcher], memory_required=_runtime.tagging_memory(ram_model.model, per_pass)
         )
         results = tag_images(
             ram_model.model,
             image.movedim(-1, 1),
             TagOptions(**options),
-            batch_size=images_per_pass,
+            batch_size=per_pass,
             progress=_runtime.Progress(),
             out_of_memory=_runtime.ran_out_of_memory,
         )

@@ -1,10 +1,11 @@
-"""Leaving the lower precision of ``torch.autocast`` where results would suffer from it."""
+"""Precision where results would suffer from less: leaving ``torch.autocast``, and float64 whatever the device."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
@@ -17,3 +18,8 @@ def full_precision(device: torch.device) -> AbstractContextManager[None]:
     if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()
+
+
+def in_double(values: Tensor) -> Tensor:
+    """Values in float64, on the CPU where they are on a device that may have none: Apple's and some of Intel's."""
+    return (values if values.device.type in ("cpu", "cuda") else values.cpu()).double()

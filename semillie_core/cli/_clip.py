@@ -36,7 +36,7 @@ def steady_folders(enhancer: Enhancer, photos: Sequence[Path], frames: int) -> d
     from tqdm import tqdm
 
     from ..image_io import read_photo
-    from ..inference.clip import FrameLight, SteadyLight, measure_light, steady_light
+    from ..inference.clip import SteadyLight, measure_light, steady_light
 
     if not enhancer.model.config.thumbnail:
         raise UsageError(
@@ -56,8 +56,7 @@ def steady_folders(enhancer: Enhancer, photos: Sequence[Path], frames: int) -> d
     steady: dict[Path, SteadyLight] = {}
     for _, group in groupby(measured, key=lambda frame: (frame[0].parent, frame[1])):
         clip = list(group)
-        lights = [light for _, _, light in clip]
-        corrections = steady_light(FrameLight(*map(torch.cat, zip(*lights, strict=True))), frames)
+        corrections = steady_light([light for _, _, light in clip], frames)
         for index, (path, _, _) in enumerate(clip):
             steady[path] = SteadyLight(*(values[index : index + 1] for values in corrections))
     return steady

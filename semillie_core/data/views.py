@@ -21,6 +21,7 @@ from .config import DataConfig, StrongViewConfig
 from .random import chance, integer, uniform
 from .sensor import simulate_low_light
 
+# Rec. 601 as torchvision rounds it, whose augmentations the strong view follows.
 _GREY = torch.tensor([0.2989, 0.587, 0.114])
 _BLUR_KERNELS, _BLUR_SHARES = (1, 3, 5), (0.406, 0.402, 0.192)
 

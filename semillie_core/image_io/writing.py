@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..colour import luma
 from ..files import atomic_write
-from ..inference.controls import luma
 from ._png import add_chunks
 from ._tiff import add_exif_to_tiff
 from ._vips import load_vips, reason

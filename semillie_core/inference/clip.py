@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -126,8 +127,14 @@ def average_in_shots(values: Tensor, shots: Tensor, frames: float) -> Tensor:
     return total / weights
 
 
-def steady_light(light: FrameLight, frames: int) -> SteadyLight:
-    """Correct the light of a clip's frames towards the average over their neighbours in the shot."""
+def steady_light(parts: Sequence[FrameLight], frames: int) -> SteadyLight:
+    """Correct the light of a clip's frames towards the average over their neighbours in the shot.
+
+    Args:
+        parts: The light of all frames, measured in one part after the other.
+        frames: Over about how many frames to average.
+    """
+    light = FrameLight(*map(torch.cat, zip(*parts, strict=True)))
     shots = find_shots(light.grid)
     return SteadyLight(
         average_in_shots(light.log_gain, shots, frames) - light.log_gain,

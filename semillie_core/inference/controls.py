@@ -9,11 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..colour import linear_to_srgb, srgb_to_linear
+from ..colour import linear_to_srgb, luma, srgb_to_linear
 from ..network.thumbnail import make_thumbnail
-
-LUMA = (0.2126, 0.7152, 0.0722)
-"""Rec. 709 luma weights."""
 
 WELL_LIT_START, WELL_LIT_FULL = 0.16, 0.28
 """Median luma of a photo from which ``keep_well_lit`` acts, and from which it acts fully. Of the dark photos of LOL and
@@ -44,7 +41,7 @@ _GUIDE, _GUIDE_RADIUS, _GUIDE_VARIANCE = 256, 8, 0.01
 
 @dataclass(frozen=True)
 class EnhanceControls:
-    """Adjustments around the network; the defaults leave its output as it is where photo and area are dark.
+    """Adjustments around the network; where photo and area are dark, the defaults only reduce noise.
 
     Raises:
         ValueError: A value is outside its range.
@@ -210,11 +207,6 @@ def area_luma(image: Tensor) -> Tensor:
 def _smooth_step(values: Tensor, start: float, full: float) -> Tensor:
     ramp = ((values - start) / (full - start)).clamp(0, 1)
     return ramp * ramp * (3 - 2 * ramp)
-
-
-def luma(image: Tensor) -> Tensor:
-    """Rec. 709 luma of ``(B, 3, H, W)``, ``(B, 1, H, W)``."""
-    return (image * image.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def expose(image: Tensor, stops: float) -> Tensor:

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..colour import luma
 from ..network import SemiLLIE
 from ..network.thumbnail import FrameIllumination
-from ..out_of_memory import is_out_of_memory
+from ..out_of_memory import in_batches, is_out_of_memory
 from ..weights import SemiLLIEModel
 from .clip import FrameLight, SteadyLight, measure_light, steady_light
-from .controls import EnhanceControls, darkness, into_gamut, keep, luma
+from .controls import EnhanceControls, darkness, into_gamut, keep
 from .noise import reduce_noise
-from .tiling import plan_tiles
+from .tiling import blend_tiles, plan_tiles
 
 MINIMUM_TILE = 128
 """Smallest tile edge, in pixels, that running out of memory falls back to."""
 
 Progress = Callable[[int, int, Tensor | None], None]
-"""Called as ``progress(done, total, preview)`` after each tile, and with nothing done while the light of a clip is
-measured; ``preview`` is a finished image ``(C, H, W)`` or ``None``. An exception it raises stops the work and passes
-through."""
+"""Called as ``progress(done, total, preview)``, in tiles of all images: after each tile, and with nothing done while
+the light of a clip is measured. ``preview`` is a finished image ``(C, H, W)`` or ``None``. When memory runs out and
+tiles become smaller, their number grows, but the share that is done never falls. An exception it raises stops the work
+and passes through."""
 
 
 class Enhancement(NamedTuple):
@@ -56,8 +60,8 @@ def enhance(
 ) -> Enhancement:
     """Enhance a batch of images of any size.
 
-    The input is never written to. When memory runs out, the work goes on with tiles of half the size, down to
-    :data:`MINIMUM_TILE`.
+    The input is never written to. When memory runs out, the work goes on with half as many images at once; of a single
+    image with tiles of half the size, down to :data:`MINIMUM_TILE`.
 
     Args:
         model: A loaded model, or a bare network.
@@ -89,9 +93,10 @@ def enhance(
     network = model.network if isinstance(model, SemiLLIEModel) else model
     _check(image, mask, tile, batch_size, steady_frames)
     if steady is not None and len(steady.darkness) != image.shape[0]:
-        raise ValueError(f"steady has {len(steady.darkness)} rows for {image.shape[0]} images.")
+        raise ValueError(
+            f"steady has {len(steady.darkness)} rows for {image.shape[0]} images: give one for each."
+        )
     network.to(device=device, dtype=dtype)
-    parameter = network.conv_first.weight
 
     batch, channels, height, width = image.shape
     # Channels last, as photo files and ComfyUI have them: who moves them there need not copy a clip.
@@ -99,70 +104,64 @@ def enhance(
         image.shape, dtype=torch.float32, device=image.device, memory_format=torch.channels_last
     )
     illumination = torch.empty((batch, height, width), dtype=torch.float32, device=image.device)
-    starts = range(0, batch, batch_size)
-    edge = tile
+    edge, reached = tile, Fraction(0)
 
-    def report(index: int, edge: int | None, tiles_done: int, preview: Tensor | None = None) -> None:
+    def report(images: Fraction, preview: Tensor | None = None) -> None:
+        """Say how many images are finished, in part perhaps."""
+        nonlocal reached
+        tiles = len(plan_tiles(height, width, edge))
+        # What is begun anew in smaller parts is not taken back.
+        done = math.ceil(max(images, reached) * tiles)
+        reached = Fraction(done, tiles)
         if progress is not None:
-            per_chunk = len(plan_tiles(height, width, edge))
-            progress(index * per_chunk + tiles_done, len(starts) * per_chunk, preview)
+            progress(done, batch * tiles, preview)
 
-    def colours(start: int) -> Tensor:
-        chunk = image[start : start + batch_size, :3].float().clamp(0, 1)
-        return chunk.expand(-1, 3, -1, -1)
+    def measure(now: slice) -> FrameLight:
+        report(Fraction(0))
+        return measure_light(network, _colours(image[now]))
+
+    def work(now: slice) -> tuple[Tensor, Tensor]:
+        nonlocal edge
+        colour = _colours(image[now])
+        correct = None if steady is None else partial(steady.correct, frames=now)
+
+        def tile_done(done: int, tiles: int) -> None:
+            report(now.start + Fraction(len(colour) * done, tiles))
+
+        while True:
+            try:
+                enhanced = _enhance_frames(network, colour, edge, correct, controls, tile_done)
+                break
+            except Exception as error:
+                smaller = (edge or max(height, width)) // 2
+                # Of several images, half as many are tried first: that changes nothing in them.
+                if len(colour) > 1 or smaller < MINIMUM_TILE or not out_of_memory(error):
+                    raise
+                edge = smaller
+        local_mask = None
+        if mask is not None:
+            local_mask = (mask if mask.shape[0] == 1 else mask[now]).to(enhanced).clamp(0, 1)
+        need = None
+        if controls.keep_well_lit:
+            need = darkness(colour) if steady is None else steady.darkness[now].to(enhanced)
+        return _finish(colour, enhanced, controls, local_mask, need)
 
     with torch.inference_mode(), _without_random_depth(network), _called_inside(network, check):
         if steady is None and steady_frames > 1 and batch > 1:
-            lights = []
-            for start in starts:
-                report(0, edge, 0)
-                lights.append(measure_light(network, colours(start)))
-            steady = steady_light(
-                FrameLight(*(torch.cat(parts) for parts in zip(*lights, strict=True))), steady_frames
-            )
-        for index, start in enumerate(starts):
-            stop = min(start + batch_size, batch)
-            now = slice(start, stop)
-            colour = colours(start)
-
-            while True:
-                try:
-                    frames = colour.to(parameter.device)
-                    enhanced = _enhance_frames(
-                        network,
-                        frames.to(parameter.dtype),
-                        edge,
-                        partial(report, index, edge),
-                        None if steady is None else partial(steady.correct, frames=now),
-                    )
-                    enhanced = reduce_noise(frames, enhanced, controls.noise_reduction)
-                    break
-                except Exception as error:
-                    smaller = (edge or max(height, width)) // 2
-                    if not out_of_memory(error) or smaller < MINIMUM_TILE:
-                        raise
-                    edge = smaller
-            enhanced = into_gamut(enhanced.to(image.device, torch.float32), controls.protect_highlights)
-            local_mask = None
-            if mask is not None:
-                local_mask = (mask if mask.shape[0] == 1 else mask[now]).to(enhanced).clamp(0, 1)
-            need = None
-            if controls.keep_well_lit:
-                need = darkness(colour) if steady is None else steady.darkness[now].to(enhanced)
-            final = controls.apply(colour, enhanced, local_mask, need)
-            # A black-and-white photo stays one, also where it comes as three channels.
-            grey = (colour == colour[:, :1]).flatten(1).all(1)
-            if grey.any():
-                final = torch.where(grey.view(-1, 1, 1, 1), luma(final), final)
-            light, lit = luma(colour), luma(enhanced)
-            if need is not None:
-                lit = keep(light, lit, need)
-            illumination[now] = ((light + 1e-3) / (lit + 1e-3)).clamp(0, 1).squeeze(1)
+            lights = [light for _, light in in_batches(batch, batch_size, measure, out_of_memory)]
+            steady = steady_light(lights, steady_frames)
+        for now, (final, light) in in_batches(batch, batch_size, work, out_of_memory):
+            illumination[now] = light
             result[now, :3] = final if channels >= 3 else final[:, :1]
             if channels == 4:
                 result[now, 3] = image[now, 3].float().clamp(0, 1)
-            report(index, edge, len(plan_tiles(height, width, edge)), result[stop - 1])
+            report(Fraction(now.stop), result[now.stop - 1])
     return Enhancement(result, illumination)
+
+
+def _colours(image: Tensor) -> Tensor:
+    """The colour of ``(B, 1, 3 or 4, H, W)`` as float32 ``(B, 3, H, W)`` in [0, 1]."""
+    return image[:, :3].float().clamp(0, 1).expand(-1, 3, -1, -1)
 
 
 @contextmanager
@@ -195,37 +194,45 @@ def _called_inside(network: SemiLLIE, check: Callable[[], None] | None) -> Itera
 
 def _enhance_frames(
     network: SemiLLIE,
-    frames: Tensor,
+    colour: Tensor,
     edge: int | None,
-    report: Callable[[int], None],
     correct: Callable[[FrameIllumination], FrameIllumination] | None,
+    controls: EnhanceControls,
+    report: Callable[[int, int], None],
 ) -> Tensor:
-    """Run the network over whole frames ``(B, 3, H, W)``, tile by tile where ``edge`` asks for it."""
-    height, width = frames.shape[2:]
-    tiles = plan_tiles(height, width, edge)
+    """Run the network over whole frames ``(B, 3, H, W)``, tile by tile where ``edge`` asks for it, and clean up.
+
+    The work is done where the network is; the result is where the frames are, float32 in [0, 1].
+    """
+    parameter = network.conv_first.weight
+    frames = colour.to(parameter.device)
+    seen = frames.to(parameter.dtype)
     # All tiles share the illumination of the whole frame, so that they agree on its exposure.
-    frame_illumination = network.estimate_frame(frames)
-    if correct is not None and frame_illumination is not None:
-        frame_illumination = correct(frame_illumination)
-    if len(tiles) == 1:
-        whole: Tensor = network(frames, frame_illumination).image
-        return whole
-    total = torch.zeros_like(frames)
-    weights = frames.new_zeros(1, 1, height, width)
-    for done, tile in enumerate(tiles, 1):
-        # In float32: half precision misplaces the tiles of a large photo.
-        region = torch.tensor(
-            [tile.top / height, tile.left / width, tile.height / height, tile.width / width],
-            device=frames.device,
-        )
-        part = (slice(None), slice(None), tile.rows, tile.columns)
-        predicted = network(frames[part], frame_illumination, region.expand(frames.shape[0], 4)).image
-        window = tile.window(height, width).to(frames)
-        total[part] += predicted * window
-        weights[part] += window
-        if done < len(tiles):
-            report(done)
-    return total / weights
+    illumination = network.estimate_frame(seen)
+    if correct is not None and illumination is not None:
+        illumination = correct(illumination)
+
+    def run(tile: Tensor, region: Tensor) -> Tensor:
+        image: Tensor = network(tile, illumination, region).image
+        return image
+
+    enhanced = reduce_noise(frames, blend_tiles(seen, edge, run, report), controls.noise_reduction)
+    return into_gamut(enhanced.to(colour.device, torch.float32), controls.protect_highlights)
+
+
+def _finish(
+    colour: Tensor, enhanced: Tensor, controls: EnhanceControls, mask: Tensor | None, need: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The adjusted images ``(B, 3, H, W)`` and their illumination ``(B, H, W)``."""
+    final = controls.apply(colour, enhanced, mask, need)
+    # A black-and-white photo stays one, also where it comes as three channels.
+    grey = (colour == colour[:, :1]).flatten(1).all(1)
+    if grey.any():
+        final = torch.where(grey.view(-1, 1, 1, 1), luma(final), final)
+    light, lit = luma(colour), luma(enhanced)
+    if need is not None:
+        lit = keep(light, lit, need)
+    return final, ((light + 1e-3) / (lit + 1e-3)).clamp(0, 1).squeeze(1)
 
 
 def _check(image: Tensor, mask: Tensor | None, tile: int | None, batch_size: int, steady_frames: int) -> None:

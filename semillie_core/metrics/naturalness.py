@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..colour import REC601
+from ..precision import in_double
 from ._images import as_images
 
 PATCH = 96
 """Patch edge in pixels at full scale, as the released model was fitted with."""
 
-_REC601_STUDIO_SWING = (65.481, 128.553, 24.966)
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
 
@@ -34,7 +35,7 @@ def niqe(images: Tensor) -> Tensor:
         images: ``(B, 1 or 3, H, W)`` in [0, 1], with room for at least two 96x96 patches.
 
     Returns:
-        ``(B,)`` float64 on the images' device; NaN where fewer than two patches have texture.
+        ``(B,)`` float64, on the CPU for devices without; NaN where fewer than two patches have texture.
 
     Raises:
         ValueError: Not such a batch, or the images are too small.
@@ -47,14 +48,14 @@ def niqe(images: Tensor) -> Tensor:
             f"{images.shape[3]} pixels (H x W)."
         )
     with torch.no_grad():
-        y = _studio_y(images.double())[:, :, : rows * PATCH, : columns * PATCH]
+        y = _studio_y(in_double(images))[:, :, : rows * PATCH, : columns * PATCH]
         features = torch.cat((_features(y, PATCH), _features(_halve(y), PATCH // 2)), dim=-1)
         return torch.stack([_distance(patches) for patches in features])
 
 
 def _studio_y(images: Tensor) -> Tensor:
     """8-bit Y of BT.601, 16...235, ``(B, 1, H, W)``."""
-    weights = images.new_tensor(_REC601_STUDIO_SWING)
+    weights = images.new_tensor(REC601) * 219
     y = 16.0 + torch.einsum("bchw,c->bhw", images.expand(-1, 3, -1, -1), weights)
     return y.round().unsqueeze(1)
 

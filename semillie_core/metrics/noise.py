@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._images import as_images, luma
+from ._images import as_images, rec601_luma
 from .colour import rgb_to_lab
 
 PATCH = 16
@@ -56,7 +56,7 @@ def noise_levels(images: Tensor) -> NoiseLevels:
         ValueError: Not ``(B, 3, H, W)``.
     """
     images = as_images(images, channels=(3,))
-    y = luma(images)
+    y = rec601_luma(images)
     planes = torch.stack((y, 0.564 * (images[:, 2] - y), 0.713 * (images[:, 0] - y)), dim=1)
     rows, columns = images.shape[2] // PATCH, images.shape[3] // PATCH
     if rows * columns < _FEWEST_PATCHES:
@@ -96,7 +96,7 @@ def flat_patches(reference: Tensor, limit: float = 0.01) -> Tensor:
         Boolean ``(B, patches)``, 16x16 patches in row-major order from the top left corner.
     """
     reference = as_images(reference, "reference", channels=(3,))
-    return _plane_residual(_patches(luma(reference).unsqueeze(1)))[:, 0] < limit
+    return _plane_residual(_patches(rec601_luma(reference).unsqueeze(1)))[:, 0] < limit
 
 
 class PatchDeviation(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._images import as_images, luma
+from ._images import as_images, rec601_luma
 from .colour import colour_cast, delta_e_2000
 from .exposure import clipping, histogram, loe
 from .fidelity import SSIM_WINDOW, psnr, ssim
@@ -178,7 +178,7 @@ def _nothing() -> None:
 def _report(image: Tensor, reference: Tensor | None, check: Callable[[], None]) -> LowLightReport:
     check()
     height, width = image.shape[2:]
-    brightness = luma(image).flatten().sort().values
+    brightness = rec601_luma(image).flatten().sort().values
     mean = brightness.mean().item()
     low, median, high = (brightness[round(q * (len(brightness) - 1))].item() for q in (0.01, 0.5, 0.99))
     highlights, shadows = (share.item() for share in clipping(image))

@@ -26,7 +26,8 @@ class SemiLLIEConfig:
     d_state: int = 16
     """State size N of the selective scan."""
     expand: float = 2.0
-    """Inner width of a state-space block as a multiple of ``embed_dim`` (``mlp_ratio`` in the released code)."""
+    """Inner width of a state-space block, rounded down, as a multiple of ``embed_dim`` (``mlp_ratio`` in the released
+    code)."""
     multi_scale: bool = True
     """Serial 3x3 and 5x5 depthwise convolutions before the scan; ``False`` is the single-scale ablation."""
     guided: bool = False
@@ -50,8 +51,12 @@ class SemiLLIEConfig:
             raise ValueError(f"depths must name at least one group of at least one block, got {self.depths}.")
         if self.d_state < 1:
             raise ValueError(f"d_state must be at least 1, got {self.d_state}.")
-        if self.d_inner < 1:
+        # The margin is for products such as 1.15 * 100, which is a little below 115.
+        inner = self.expand * self.embed_dim + 1e-6
+        if not 1 <= inner < math.inf:
             raise ValueError(f"expand must give at least one inner channel, got {self.expand}.")
+        # What the shapes of a checkpoint tell, so that a config comes back as it was.
+        object.__setattr__(self, "expand", math.floor(inner) / self.embed_dim)
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must be in [0, 1), got {self.drop_path_rate}.")
         if self.downscale < 1:
@@ -66,7 +71,7 @@ class SemiLLIEConfig:
     @property
     def d_inner(self) -> int:
         """Inner width E of a state-space block."""
-        return int(self.expand * self.embed_dim)
+        return round(self.expand * self.embed_dim)
 
     @property
     def dt_rank(self) -> int:

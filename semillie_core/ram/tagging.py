@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
@@ -11,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..out_of_memory import is_out_of_memory
+from ..out_of_memory import in_batches, is_out_of_memory
 from .descriptor import SemanticModel
+from .encoders import SemanticFeatures
 from .vocabulary import Vocabulary
 
 Progress = Callable[[int, int], None]
@@ -322,24 +322,19 @@ def _encode_all(
     progress: Progress | None,
     out_of_memory: Callable[[BaseException], bool],
 ) -> Iterator[_Seen]:
-    """Yield every image's embedding and logits, encoding in micro-batches that halve when memory runs out."""
+    """Yield every image's embedding and logits."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     if isinstance(images, Tensor) and images.dim() != 4:
         raise ValueError(f"An image batch is (B, C, H, W), got {tuple(images.shape)}.")
-    encoder, done, total = model.encoder, 0, len(images)
-    while done < total:
-        chunk = images[done : done + batch_size]
-        try:
-            # Each photo is shrunk where it is: sizes may differ, and little is moved to the model's device.
-            views = torch.cat([encoder.tagging_view(image.unsqueeze(0)) for image in chunk])
-            seen = encoder.encode(views.to(model.device), maps=False, logits=True)
-        except Exception as error:
-            if batch_size == 1 or not out_of_memory(error):
-                raise
-            batch_size = math.ceil(batch_size / 2)
-            continue
+    encoder = model.encoder
+
+    def encode(now: slice) -> SemanticFeatures:
+        # Each photo is shrunk where it is: sizes may differ, and little is moved to the model's device.
+        views = torch.cat([encoder.tagging_view(image.unsqueeze(0)) for image in images[now]])
+        return encoder.encode(views.to(model.device), maps=False, logits=True)
+
+    for now, seen in in_batches(len(images), batch_size, encode, out_of_memory):
         yield from zip(cast(Tensor, seen.embedding), cast(Tensor, seen.logits), strict=True)
-        done += len(chunk)
         if progress is not None:
-            progress(done, total)
+            progress(now.stop, len(images))

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import safetensors.torch
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..files import atomic_write
-from ..inference.tiling import plan_tiles
+from ..inference.tiling import blend_tiles
 from ..network import SemiLLIE
 from ..weights import load_model, save_model
 from .config import TrainConfig
@@ -130,21 +129,11 @@ def enhance_photo(network: nn.Module, photo: Tensor) -> Tensor:
     Raises:
         TrainingError: As :func:`enhance_view`.
     """
-    height, width = photo.shape[2:]
-    tiles = plan_tiles(height, width, _TILE if height * width > LARGEST_WHOLE else None)
-    total, weights = torch.zeros_like(photo), photo.new_zeros(1, 1, height, width)
-    for tile in tiles:
-        part = (slice(None), slice(None), tile.rows, tile.columns)
-        region = [tile.top / height, tile.left / width, tile.height / height, tile.width / width]
-        # Every tile is told of the whole frame, so that they agree on its exposure.
-        view = View(photo[part], photo, torch.tensor([region], device=photo.device).expand(len(photo), 4))
-        output = enhance_view(network, view).image
-        if len(tiles) == 1:
-            return output
-        window = tile.window(height, width).to(photo)
-        total[part] += output * window
-        weights[part] += window
-    return total / weights
+    edge = _TILE if photo.shape[2] * photo.shape[3] > LARGEST_WHOLE else None
+    # Every tile is told of the whole frame, so that they agree on its exposure.
+    return blend_tiles(
+        photo, edge, lambda tile, region: enhance_view(network, View(tile, photo, region)).image
+    )
 
 
 def _enhance_padded(network: nn.Module, image: Tensor) -> Tensor:

@@ -256,16 +256,19 @@ def _infer_config(state: dict[str, Tensor], metadata: dict[str, str], path: Path
         "guided": f"{block}fuse.pwconv.weight" in state,
         "downscale": round((folded / 6) ** 0.5),
     }
+    # Shapes cannot tell these, or not always; everything else is taken from the tensors themselves.
+    untold: dict[str, object] = {}
     if "estimator.local_gain.weight" in state:
-        options["thumbnail"] = 64
+        untold["thumbnail"] = 64
         options["thumbnail_depth"] = len(
             {key.split(".")[3] for key in state if key.startswith("estimator.body.blocks.")}
         )
     try:
         declared = json.loads(metadata.get("config", "{}"))
-        # Shapes cannot tell these; everything else is taken from the tensors themselves.
-        options |= {key: declared[key] for key in ("drop_path_rate", "thumbnail") if key in declared}
-        config = SemiLLIEConfig.from_dict(options)
+        for key in ("drop_path_rate", "thumbnail", "thumbnail_depth"):
+            if key in declared:
+                untold[key] = declared[key]
+        config = SemiLLIEConfig.from_dict(untold | options)
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} describes an impossible network: {error} {_EXPECTED}") from error
     return config

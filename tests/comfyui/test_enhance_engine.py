@@ -153,6 +153,14 @@ def test_a_mask_keeps_the_original_where_it_is_zero(server: Server, photo: np.nd
     assert np.abs(result[:, :50] - core_result(photo)[:, :50]).max() <= 1
 
 
+def test_a_mask_of_zeros_is_told_in_the_log(server: Server, photo: np.ndarray) -> None:
+    prompt = graph(mask=["image", 1])  # of Load Image, from a photo without transparency
+    before = len(server.log.read_text(encoding="utf-8"))
+    (path,) = server.saved(server.run(prompt), "save")
+    assert np.array_equal(pixels(path), photo)
+    assert "the mask is zero everywhere" in server.log.read_text(encoding="utf-8")[before:]
+
+
 @pytest.mark.parametrize("how", ["nan", "infinite", "tripled", "with a channel"])
 def test_any_mask_is_stretched_to_the_image_and_brought_into_range(server: Server, how: str) -> None:
     prompt = graph(source=made(height=64, width=96), mask=["spoilt", 0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from client import Prompt, RefusedError, Run, Server
@@ -61,6 +62,15 @@ def tagging(source: dict, **options) -> Prompt:
         "text": show(["tag", 1]),
         "scores": show(["tag", 2]),
     }
+
+
+def test_room_is_asked_for_the_images_there_are(server: Server, tmp_path: Path) -> None:
+    log = tmp_path / "asked.txt"
+    prompt = tagging(noise(batch=2), images_per_pass=64)
+    prompt["full"] = {"class_type": "Probe_FullUntilAsked", "inputs": {"model": ["ram", 0], "log": str(log)}}
+    prompt["tag"]["inputs"]["ram_model"] = ["full", 0]
+    assert len(texts(server.run(prompt), "tags")) == 2
+    assert int(log.read_text()) == 2 * 2**26
 
 
 def test_every_image_of_a_batch_gets_its_own_tags(server: Server) -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from semillie_core.colour import luma
 from semillie_core.inference import NETWORK_ALONE, EnhanceControls, enhance, is_out_of_memory
 from semillie_core.inference.clip import average_in_shots, find_shots, measure_light, steady_light
 from semillie_core.inference.controls import (
@@ -20,9 +21,8 @@ from semillie_core.inference.controls import (
     darkness,
     expose,
     into_gamut,
-    luma,
 )
-from semillie_core.inference.tiling import plan_tiles
+from semillie_core.inference.tiling import blend_tiles, plan_tiles
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
 from semillie_core.weights import load_model
 
@@ -206,7 +206,7 @@ def test_progress_is_told_and_can_stop_while_a_clip_is_measured(network):
     seen = []
     clip = torch.rand(5, 3, 20, 24)
     enhance(network, clip, steady_frames=4, batch_size=2, progress=lambda *a: seen.append(a))
-    assert [(done, total) for done, total, _ in seen] == [(0, 3)] * 3 + [(1, 3), (2, 3), (3, 3)]
+    assert [(done, total) for done, total, _ in seen] == [(0, 5)] * 3 + [(2, 5), (4, 5), (5, 5)]
 
     def cancel(done, *_):
         assert done == 0
@@ -235,6 +235,70 @@ def test_a_check_can_stop_the_work_inside_a_frame_and_leaves_no_trace(network):
     with pytest.raises(InterruptedError):
         enhance(network, image, check=stop, progress=finished)
     assert not any(module._forward_pre_hooks for module in network.modules())
+
+
+def test_out_of_memory_halves_the_images_of_a_pass_before_the_tile(network, monkeypatch):
+    forward = SemiLLIE.forward
+    passes, seen = [], []
+
+    def limited(self, image, *rest):
+        passes.append((len(image), max(image.shape[2:])))
+        if len(image) * image.shape[2] * image.shape[3] > most:
+            raise torch.OutOfMemoryError("pretended")
+        return forward(self, image, *rest)
+
+    def limited_run(**options):
+        passes.clear()
+        seen.clear()
+        return enhance(network, images, progress=lambda *a: seen.append(a[:2]), **options).image
+
+    images = torch.rand(7, 3, 150, 260) * 0.1
+    one_by_one = enhance(network, images).image
+    monkeypatch.setattr(SemiLLIE, "forward", limited)
+
+    most = 2 * 150 * 260
+    torch.testing.assert_close(limited_run(batch_size=5), one_by_one, atol=1e-5, rtol=0)
+    assert passes == [(5, 260), (3, 260), (2, 260), (2, 260), (2, 260), (1, 260)]
+    assert seen == [(2, 7), (4, 7), (6, 7), (7, 7)]
+
+    most = 130 * 130
+    limited_run(batch_size=2)
+    assert passes[:3] == [(2, 260), (1, 260), (1, 130)]
+    assert set(passes[3:]) == {(1, 130)}
+
+
+def test_clips_are_measured_with_fewer_frames_at_once_where_memory_runs_out(network, monkeypatch):
+    estimate = SemiLLIE.estimate_frame
+
+    def limited(self, frames):
+        if len(frames) > 2:
+            raise torch.OutOfMemoryError("pretended")
+        return estimate(self, frames)
+
+    clip = pan(5)
+    expected = enhance(network, clip, steady_frames=4).image
+    monkeypatch.setattr(SemiLLIE, "estimate_frame", limited)
+    result = enhance(network, clip, steady_frames=4, batch_size=5).image
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
+
+
+def test_the_share_that_is_done_never_falls_when_tiles_become_smaller(network, monkeypatch):
+    forward = SemiLLIE.forward
+    seen, passes = [], iter(range(99))
+
+    def limited(self, image, *rest):
+        if next(passes) == 7:
+            raise torch.OutOfMemoryError("pretended")
+        return forward(self, image, *rest)
+
+    monkeypatch.setattr(SemiLLIE, "forward", limited)
+    image = torch.rand(2, 3, 300, 400)
+    enhance(network, image, tile=256, progress=lambda done, total, _: seen.append((done, total)))
+    assert len(plan_tiles(300, 400, 256)) == 4
+    assert len(plan_tiles(300, 400, 128)) == 12
+    # The last tile of the second image fails, which is then begun anew.
+    assert seen[:7] == [(done, 8) for done in range(1, 8)]
+    assert seen[7:] == [(21, 24)] * 9 + [(22, 24), (23, 24), (24, 24)]
 
 
 def test_out_of_memory_halves_the_tile_and_goes_on(network, monkeypatch):
@@ -270,7 +334,22 @@ def test_out_of_memory_halves_the_tile_and_goes_on(network, monkeypatch):
         (RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."), True),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes."), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("HIP out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), True),
+        (RuntimeError("Invalid buffer size: 25.89 GiB"), True),
+        (
+            RuntimeError("level_zero backend failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)"),
+            True,
+        ),
+        (RuntimeError("level_zero backend failed with error: 40 (UR_RESULT_ERROR_OUT_OF_RESOURCES)"), True),
+        (RuntimeError("Native API failed. Native API returns: -6 (PI_ERROR_OUT_OF_HOST_MEMORY)"), True),
+        (RuntimeError("Current platform can NOT allocate memory block with size larger than 4GB!"), True),
         (RuntimeError("Could not allocate tensor. There is not enough GPU video memory available!"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), False),
+        (RuntimeError("level_zero backend failed with error: 20 (UR_RESULT_ERROR_DEVICE_LOST)"), False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("out of memory"), False),
         (KeyboardInterrupt(), False),
@@ -319,6 +398,20 @@ def test_tiles_cover_the_frame_and_blend_to_one(height, width, edge):
         assert window.min() > 0
         covered[tile.rows, tile.columns] += window
     assert covered.min() > 0.4
+
+
+@pytest.mark.parametrize("edge", [None, 128])
+def test_tiles_are_told_where_they_lie_and_blend_back(edge):
+    rows, columns = torch.meshgrid(torch.arange(200.0), torch.arange(300.0), indexing="ij")
+    frames = torch.stack([rows / 200, columns / 300]).expand(2, 2, 200, 300)
+
+    def work(tile, region):
+        height, width = tile.shape[2:]
+        expected = torch.stack([*tile[0, :, 0, 0], torch.tensor(height / 200), torch.tensor(width / 300)])
+        torch.testing.assert_close(region, expected.expand(2, 4))
+        return 1 - tile
+
+    torch.testing.assert_close(blend_tiles(frames, edge, work), 1 - frames)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -480,7 +573,7 @@ def test_steady_frames_share_the_judgement_of_being_lit_well(network):
 
 def test_corrections_are_one_for_each_image(network):
     light = measure_light(network, pan(2))
-    steady = steady_light(light, 4)
+    steady = steady_light([light], 4)
     assert enhance(network, pan(2), steady=steady).image.shape == (2, 3, 48, 64)
     with pytest.raises(ValueError, match="steady has 2 rows for 1 images"):
         enhance(network, pan(1), steady=steady)

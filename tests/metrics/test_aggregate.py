@@ -34,6 +34,8 @@ def test_interval_of_few_or_odd_values():
     assert bootstrap_interval([1.0, math.inf]).mean == math.inf
     with pytest.raises(ValueError, match="no scores"):
         bootstrap_interval([])
+    with pytest.raises(ValueError, match=r"confidence must be .* got 95"):
+        bootstrap_interval([1.0, 2.0], 95)
 
 
 def test_mean_score_is_the_mean_over_images_not_over_batches():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from semillie_core.colour import linear_to_srgb
-from semillie_core.metrics import clipping, exposure_error, histogram, loe, mean_luminance
+from semillie_core.metrics import clipping, exposure_error, histogram, loe, mean_luminance, niqe
 
 
 def lightness_order_error(after, before):
@@ -94,6 +94,28 @@ def test_histogram_matches_numpy():
         for row, plane in zip(shares[b], planes, strict=True):
             expected = np.histogram(plane.numpy(), bins=16, range=(0, 1))[0] / plane.numel()
             assert np.abs(row.numpy() - expected).max() < 1e-6
+
+
+class WithoutDouble(torch.Tensor):
+    """A tensor on a device that has no float64."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func == torch.Tensor.device.__get__:
+            return torch.device("mps")
+        if func is torch.Tensor.double:
+            raise TypeError("no float64 on this device")
+        if func is torch.Tensor.cpu:
+            return torch.from_numpy(args[0].numpy())
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_devices_without_double_precision_score_alike():
+    before, after = torch.rand(2, 3, 96, 192) * 0.3, torch.rand(2, 3, 96, 192)
+    there = [images.as_subclass(WithoutDouble) for images in (after, before)]
+    for metric in (exposure_error, loe):
+        assert torch.equal(metric(*there), metric(after, before))
+    assert torch.equal(niqe(there[0]), niqe(after))
 
 
 def test_mean_luminance_weighs_the_channels():

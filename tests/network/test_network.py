@@ -220,6 +220,8 @@ def test_untrained_compact_network_brightens_and_keeps_white():
         ({"depths": (2, 0)}, "depths"),
         ({"d_state": 0}, "d_state"),
         ({"expand": 0.0}, "expand"),
+        ({"expand": float("nan")}, "expand"),
+        ({"expand": float("inf")}, "expand"),
         ({"drop_path_rate": 1.0}, "drop_path_rate"),
         ({"downscale": 0}, "downscale"),
         ({"thumbnail": 3}, "thumbnail"),
@@ -229,6 +231,21 @@ def test_untrained_compact_network_brightens_and_keeps_white():
 def test_impossible_configs_are_refused_by_name(options, named):
     with pytest.raises(ValueError, match=named):
         SemiLLIEConfig(**options)
+
+
+@given(embed_dim=st.integers(8, 128).map(lambda quarter: 4 * quarter), expand=st.floats(0.04, 8))
+def test_the_inner_width_says_what_expand_is(embed_dim, expand):
+    config = SemiLLIEConfig(embed_dim=embed_dim, expand=expand)
+    assert config.d_inner in (int(expand * embed_dim), int(expand * embed_dim + 1e-6))
+    assert SemiLLIEConfig(embed_dim=embed_dim, expand=config.d_inner / embed_dim) == config
+    assert SemiLLIEConfig.from_dict(config.to_dict()) == config
+
+
+def test_every_inner_width_is_had():
+    for embed_dim in range(32, 257, 4):
+        for inner in range(1, 3 * embed_dim, 7):
+            assert SemiLLIEConfig(embed_dim=embed_dim, expand=inner / embed_dim).d_inner == inner
+    assert SemiLLIEConfig(embed_dim=100, expand=1.15).d_inner == 115
 
 
 def test_config_survives_plain_values():

@@ -196,11 +196,10 @@ class FullUntilAsked(io.ComfyNode):
 
     @classmethod
     def define_schema(cls):
-        model = io.Custom("SEMILLIE_MODEL")
         return io.Schema(
             node_id="Probe_FullUntilAsked",
-            inputs=[model.Input("model"), io.String.Input("log")],
-            outputs=[model.Output()],
+            inputs=[io.AnyType.Input("model"), io.String.Input("log")],
+            outputs=[io.AnyType.Output()],
         )
 
     @classmethod
