@@ -1,7 +1,8 @@
 """Put a run's weights into the package, with their provenance.
 
 Reads    best.safetensors, or another file of weights, and config.json of a run folder.
-Writes   NAME.safetensors among the bundled weights, replacing that name's. The model card beside it is written by hand.
+Writes   NAME.safetensors among the bundled weights, replacing that name's, and its line of SHA256SUMS. The model card
+         beside it is written by hand.
 Exits    0 done, 1 failed (the message says why), 2 wrong arguments.
 
     python -m training_scripts.bundle_weights runs/semillie_compact semillie-compact --data "LOLv1 without test scenes"
@@ -14,10 +15,19 @@ import json
 import sys
 from pathlib import Path
 
-from semillie_core.weights import CheckpointError, load_model, save_model
+from semillie_core.weights import CheckpointError, file_sha256, load_model, save_model
 from semillie_core.weights.bundled import BUNDLED_FOLDER
 
 LICENCE = "Apache-2.0"
+
+
+def list_hash(path: Path) -> None:
+    """Put the hash of a bundled file into SHA256SUMS, by which ``semillie doctor`` knows damage; other lines stay."""
+    sums = path.with_name("SHA256SUMS")
+    lines = sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else []
+    lines = [line for line in lines if line.split(maxsplit=1)[1] != path.name]
+    lines.append(f"{file_sha256(path)}  {path.name}")
+    sums.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
             "training_config_sha256": model.provenance["training_config_sha256"],
         },
     )
+    list_hash(target)
     print(f"{target}: {target.stat().st_size:,} bytes, step {model.provenance['step']}")
     return 0
 

@@ -67,9 +67,7 @@ def export_onnx(
         raise ValueError("Name at least one size to compare.")
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
-        raise ExportError(
-            f"Exporting needs {' and '.join(missing)}: install the extra with pip install 'semi-llie[onnx]'."
-        )
+        raise ExportError(f"Exporting needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     network = copy.deepcopy(model.network).to(device="cpu", dtype=torch.float32).eval()
     content = _to_onnx(network, _metadata(model))
     report = compare_with_onnx(network, content, shapes, tolerance)

@@ -18,9 +18,10 @@ def load_vips() -> Any:
     try:
         import pyvips
     except (ImportError, OSError) as error:  # OSError: pyvips is there, the libvips library is not.
+        # What the extra "cli" holds: a copy that runs where it lies has no extras, and no index knows this package.
         raise PhotoError(
             f"Photo files need pyvips, which cannot be loaded ({error}). Install it with: "
-            "pip install 'semi-llie[cli]'"
+            "pip install 'pyvips[binary]' tqdm"
         ) from error
     # Every photo is decoded once: what the operation cache would keep is memory lost.
     pyvips.cache_set_max(0)

@@ -723,7 +723,7 @@ def test_missing_pyvips_names_the_command_that_installs_it(tmp_path, monkeypatch
 
     load_vips.cache_clear()
     monkeypatch.setattr(builtins, "__import__", without_pyvips)
-    with pytest.raises(PhotoError, match=r"pip install 'semi-llie\[cli\]'"):
+    with pytest.raises(PhotoError, match=r"pip install 'pyvips\[binary\]' tqdm$"):
         read_photo(tmp_path / "a.png")
 
 

@@ -50,6 +50,17 @@ def test_manager_requirements_are_the_package_dependencies(repository: Path) -> 
     assert wanted == names(toml(repository / "pyproject.toml")["project"]["dependencies"])
 
 
+def test_the_extra_of_the_compiled_scan_names_the_folder_it_is_in(repository: Path) -> None:
+    project = toml(repository / "pyproject.toml")["project"]
+    (requirement,) = project["optional-dependencies"]["native"]
+    name, folder = requirement.split(" @ {root:uri}/")
+    assert toml(repository / folder / "pyproject.toml")["project"]["name"] == name
+
+
+def test_each_distribution_has_the_licence(repository: Path) -> None:
+    assert (repository / "native" / "LICENSE").read_bytes() == (repository / "LICENSE").read_bytes()
+
+
 def test_registry_entry_is_complete(repository: Path) -> None:
     project = toml(repository / "pyproject.toml")
     comfy = project["tool"]["comfy"]

@@ -8,7 +8,7 @@ import pytest
 
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
 from semillie_core.training.config import TrainConfig
-from semillie_core.weights import load_model, save_model
+from semillie_core.weights import file_sha256, load_model, save_model
 from training_scripts import bundle_weights
 
 
@@ -38,6 +38,15 @@ def test_the_last_step_can_be_taken_instead_of_the_best(run, tmp_path, monkeypat
     save_model(run / "last.safetensors", best.network, {"step": "9", "training_config_sha256": "ab"})
     assert bundle_weights.main([str(run), "mine", "--weights", "last.safetensors", "--data", "x"]) == 0
     assert load_model(tmp_path / "mine.safetensors").provenance["step"] == "9"
+
+
+def test_the_hash_that_doctor_compares_is_that_of_the_new_weights(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle_weights, "BUNDLED_FOLDER", tmp_path)
+    sums = tmp_path / "SHA256SUMS"
+    sums.write_text(f"{'0' * 64}  mine.safetensors\n{'1' * 64}  other.safetensors\n")
+    assert bundle_weights.main([str(run), "mine", "--data", "x"]) == 0
+    hashed = file_sha256(tmp_path / "mine.safetensors")
+    assert sums.read_text() == f"{'1' * 64}  other.safetensors\n{hashed}  mine.safetensors\n"
 
 
 def test_no_run(tmp_path, capsys):
