@@ -165,7 +165,8 @@ def read(path: Path, part: str | None = None) -> Content:
         head = file.read(16)
     if len(head) < 16:
         raise CheckpointError(f"{path} is empty or truncated ({len(head)} bytes). {_EXPECTED}")
-    if head[8:9] == b"{" and head[:2] != b"PK":
+    # The length before a safetensors header may begin with any bytes, "PK" among them; a zip has no "{" there.
+    if head[8:9] == b"{":
         if part is not None:
             raise CheckpointError(f"{path} holds one network only: leave {part!r} out.")
         return _read_safetensors(path)

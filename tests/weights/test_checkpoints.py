@@ -66,6 +66,17 @@ def test_config_is_inferred_from_the_tensors(tmp_path_factory, kind, **options):
         assert torch.equal(model.network.state_dict()[key], value)
 
 
+def test_a_header_as_long_as_a_zip_begins_is_none(tmp_path):
+    path = tmp_path / "net.safetensors"
+    wanted = int.from_bytes(b"PK", "little")
+    save_model(path, SemiLLIE(SMALL), {"note": ""})
+    spare = wanted - int.from_bytes(path.read_bytes()[:8], "little")
+    save_model(path, SemiLLIE(SMALL), {"note": "x" * spare})
+    assert path.read_bytes().startswith(b"PK")
+    assert load_model(path).config == SMALL
+    assert load_model(path).provenance["note"]
+
+
 @pytest.mark.parametrize("zip_format", [True, False])
 def test_released_checkpoints_load(tmp_path, zip_format):
     network = SemiLLIE(SMALL)
