@@ -240,6 +240,9 @@ def _open(path: Path) -> _Source:
         raise RAMFileError(
             f"{path.name} is empty: the download or copy failed. Delete it and fetch it again."
         )
+    # First: the length before a safetensors header may begin with any bytes, those of other formats among them.
+    if head[8:9] == b"{":
+        return _SafetensorsSource(path)
     if head.startswith(b"version https://git-lfs"):
         raise RAMFileError(
             f"{path.name} is a Git LFS pointer, not the weights: fetch the real file (git lfs pull)."
@@ -255,8 +258,6 @@ def _open(path: Path) -> _Source:
                 "released files have about 5.6 GB (RAM) and 3.0 GB (RAM++). Delete it and fetch it again."
             )
         return _TorchSource(path)
-    if head[8:9] == b"{":
-        return _SafetensorsSource(path)
     raise RAMFileError(
         f"{path.name} is neither a PyTorch checkpoint nor a safetensors file (it begins with {head[:8]!r})."
     )

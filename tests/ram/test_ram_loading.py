@@ -209,6 +209,17 @@ def test_foreign_files_are_named(tmp_path, kind: str) -> None:
     assert path.name in str(caught.value)
 
 
+@pytest.mark.parametrize("first", [b"\x80", b"PK"])
+def test_a_header_as_long_as_other_formats_begin_is_none(tmp_path, tiny, load, first: bytes) -> None:
+    path = tmp_path / "ram.safetensors"
+    save_file(tiny.state_dict(), path, {"note": ""})
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    spare = (int.from_bytes(first, "little") - length) % 256 ** len(first)
+    save_file(tiny.state_dict(), path, {"note": "x" * spare})
+    assert path.read_bytes().startswith(first)
+    _assert_same(load(path, tiny), tiny)
+
+
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 def test_truncated_files_are_named(tmp_path, tiny, load, kind: str) -> None:
     path = tmp_path / ("ram.safetensors" if kind == "safetensors" else "ram.pth")
