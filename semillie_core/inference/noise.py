@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..colour import luma
 
-NOISE = ((0.0035, 0.0075), (0.0035, 0.002), (0.0035, 0.002), (0.0035, 0.002))
+NOISE = ((0.004, 0.009), (0.0035, 0.002), (0.0035, 0.002), (0.0035, 0.002))
 """Standard deviations, in sRGB values of [0, 1], of what counts as noise where luma was doubled: of luma and of the
 differences to it, for the photo and for its versions of half, a quarter and an eighth of the size. Chosen on LOL
 validation pairs, by SSIM and LPIPS; LPIPS alone would leave the coarse colour blotches."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from semillie_core.ram import RAM, RAMConfig, RAMFileError, find_ram_files, load_ram
+from semillie_core.ram import RAM, RAMConfig, RAMFileError, find_ram_files, load_ram, loading
 
 
 @pytest.fixture
@@ -217,6 +217,8 @@ def test_a_header_as_long_as_other_formats_begin_is_none(tmp_path, tiny, load, f
     spare = (int.from_bytes(first, "little") - length) % 256 ** len(first)
     save_file(tiny.state_dict(), path, {"note": "x" * spare})
     assert path.read_bytes().startswith(first)
+    # PyTorch's own reader knows safetensors, too, from some version on.
+    assert isinstance(loading._open(path), loading._SafetensorsSource)
     _assert_same(load(path, tiny), tiny)
 
 
