@@ -6,9 +6,10 @@
 Domain ``sice``: each seed draws, from SICE's scenes, a few pairs, dark photos without references, and takes all others
 for scoring; all ways of tuning share the draw. Domain ``lol_val``: tuned on the dark photos that are scored, as someone
 does who has just these to enhance; their references are only used for scoring. ``run`` appends every result to
-``benchmarks/results/fine_tune.jsonl`` and skips what is there. ``table`` prints the start's scores and the gains over
-it; "GT-mean" scores borrow the reference's brightness. The options are the function's defaults but where an arm says
-so; the weight of the contrast was chosen on ``lol_val``, and no option on ``sice``.
+``benchmarks/results/fine_tune.jsonl`` and skips what is there. Scored is the network with noise reduction. ``table``
+prints the start's scores and the gains over it; "GT-mean" scores borrow the reference's brightness. The options are the
+function's defaults but where an arm says so; the weight of the contrast was chosen on ``lol_val``, and no option on
+``sice``.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from pathlib import Path
 from torch import Tensor
 
 from benchmarks.semi_supervised import append, read, spread
-from semillie_core.data import find_pairs
+from semillie_core.data import Pair, find_pairs
 from semillie_core.data.pairs import read_levels, to_float
+from semillie_core.inference import NETWORK_ALONE, enhance
+from semillie_core.metrics import psnr, psnr_gt_mean, ssim
 from semillie_core.training import FineTuneOptions, fine_tune
-from semillie_core.training.validation import score_pairs
-from semillie_core.weights import load_model
+from semillie_core.weights import SemiLLIEModel, load_model
 
 RESULTS = Path(__file__).parent / "results" / "fine_tune.jsonl"
 PAIRS, DARK = 8, 40
@@ -40,7 +42,8 @@ ARMS: dict[str, tuple[bool, FineTuneOptions]] = {
 }
 """Ways of tuning: whether the pairs are used, and the options."""
 DOMAINS = {"lol_val": tuple(arm for arm in ARMS if not ARMS[arm][0]), "sice": tuple(ARMS)}
-METRICS = ("psnr", "ssim", "psnr_gt_mean")
+METRICS = {"psnr": psnr, "ssim": ssim, "psnr_gt_mean": psnr_gt_mean}
+LOOK = dataclasses.replace(NETWORK_ALONE, noise_reduction=1.0)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -54,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
             random.Random(seed).shuffle(photos)  # noqa: S311  (not for secrets)
             pairs, dark, rest = photos[:PAIRS], photos[: PAIRS + DARK], photos[PAIRS + DARK :]
         for arm in ("start", *DOMAINS[domain]):
-            if (domain, arm, seed) in done:
+            if arm not in ("start", *options.arms) or (domain, arm, seed) in done:
                 continue
             tuned = model
             if arm != "start":
@@ -66,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
                     pairs=[(read_photo(p.low), read_photo(p.high)) for p in pairs] if with_pairs else (),
                     options=dataclasses.replace(how, seed=seed),
                 ).model
-            columns = zip(*score_pairs(tuned.network, rest), strict=True)
+            columns = zip(*(score(tuned, pair) for pair in rest), strict=True)
             scores = dict(zip(METRICS, map(statistics.mean, columns), strict=True))
             append(
                 RESULTS,
@@ -79,6 +82,13 @@ def run(options: argparse.Namespace) -> None:
                     **scores,
                 },
             )
+
+
+def score(model: SemiLLIEModel, pair: Pair) -> list[float]:
+    """The metrics of one photo."""
+    output = enhance(model, read_photo(pair.low)[None], controls=LOOK).image
+    high = read_photo(pair.high)[None]
+    return [float(metric(output, high)) for metric in METRICS.values()]
 
 
 def read_photo(path: Path) -> Tensor:
@@ -96,6 +106,8 @@ def table() -> str:
     for domain, arms in DOMAINS.items():
         for arm in ("start", *arms):
             seeds = [seed for where, name, seed in records if (where, name) == (domain, arm)]
+            if not seeds:
+                continue
             cells = []
             for metric, form in zip(METRICS, (".2f", ".4f", ".2f"), strict=True):
                 values = [records[domain, arm, seed][metric] for seed in seeds]
@@ -120,6 +132,7 @@ def main() -> None:
     runner.add_argument("--runs", type=Path, default=Path("runs/fine_tune"), help="where runs are kept")
     runner.add_argument("--model", default="semillie-compact")
     runner.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    runner.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=list(ARMS))
     commands.add_parser("table", help="print the table")
     options = parser.parse_args()
     if options.command == "run":
