@@ -25,7 +25,7 @@ from torch import Tensor
 from benchmarks.semi_supervised import append, read, spread
 from semillie_core.data import Pair, find_pairs
 from semillie_core.data.pairs import read_levels, to_float
-from semillie_core.inference import NETWORK_ALONE, enhance
+from semillie_core.inference import NOISE_REDUCTION_ALONE, enhance
 from semillie_core.metrics import psnr, psnr_gt_mean, ssim
 from semillie_core.training import FineTuneOptions, fine_tune
 from semillie_core.weights import SemiLLIEModel, load_model
@@ -43,7 +43,6 @@ ARMS: dict[str, tuple[bool, FineTuneOptions]] = {
 """Ways of tuning: whether the pairs are used, and the options."""
 DOMAINS = {"lol_val": tuple(arm for arm in ARMS if not ARMS[arm][0]), "sice": tuple(ARMS)}
 METRICS = {"psnr": psnr, "ssim": ssim, "psnr_gt_mean": psnr_gt_mean}
-LOOK = dataclasses.replace(NETWORK_ALONE, noise_reduction=1.0)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -86,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
 
 def score(model: SemiLLIEModel, pair: Pair) -> list[float]:
     """The metrics of one photo."""
-    output = enhance(model, read_photo(pair.low)[None], controls=LOOK).image
+    output = enhance(model, read_photo(pair.low)[None], controls=NOISE_REDUCTION_ALONE).image
     high = read_photo(pair.high)[None]
     return [float(metric(output, high)) for metric in METRICS.values()]
 

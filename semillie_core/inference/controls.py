@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -114,6 +114,9 @@ class EnhanceControls:
 
 NETWORK_ALONE = EnhanceControls(protect_highlights=0.0, noise_reduction=0.0, keep_well_lit=False)
 """Controls that leave the network's output as it is."""
+
+NOISE_REDUCTION_ALONE = replace(NETWORK_ALONE, noise_reduction=1.0)
+"""Controls that reduce noise in the network's output and change nothing else."""
 
 
 def darkness(image: Tensor) -> Tensor:

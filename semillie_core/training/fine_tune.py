@@ -22,7 +22,7 @@ from torch import Tensor
 from ..data import DataConfig, SourceConfig, UnpairedConfig
 from ..data.pairs import to_float
 from ..files import atomic_write
-from ..inference import NETWORK_ALONE, enhance
+from ..inference import NOISE_REDUCTION_ALONE, enhance
 from ..network import SemiLLIE
 from ..network.thumbnail import make_thumbnail
 from ..weights import SemiLLIEModel, load_model, save_model
@@ -44,10 +44,8 @@ _TILE = 1024
 _PREVIEW_SIDE = 384
 _PREVIEWS = 24
 _CHECKPOINT_EVERY = 25
-# The bundled weights leave to noise reduction what it does better: they are tuned as they were trained, and what takes
-# the place of references is what people see.
+# The bundled weights leave to noise reduction what it does better: they are tuned as they were trained.
 _LOSS = LossConfig(detail=1.0, noise_reduced=0.5)
-_LOOK = dataclasses.replace(NETWORK_ALONE, noise_reduction=1.0)
 
 
 @dataclass(frozen=True)
@@ -254,7 +252,9 @@ def _own_results(
             with Image.open(known) as file:
                 results.append(np.array(file))
             continue
-        result = enhance(network, _image(pixels)[None], controls=_LOOK, tile=_TILE, device=place)
+        result = enhance(
+            network, _image(pixels)[None], controls=NOISE_REDUCTION_ALONE, tile=_TILE, device=place
+        )
         results.append(_pixels(result.image[0], f"The result of dark photo {i + 1}"))
         _write_one(results[-1], known)
     network.cpu()

@@ -7,6 +7,8 @@ import signal
 import pytest
 import torch
 
+from semillie_core.data import read_rgb
+from semillie_core.inference import NETWORK_ALONE, NOISE_REDUCTION_ALONE, enhance
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
 from semillie_core.training import FineTuneOptions, fine_tune
 from semillie_core.training.journal import read_log
@@ -58,6 +60,19 @@ def test_without_pairs_the_look_stays(model, dark, tmp_path):
         ]
     assert not torch.equal(weights(result.model), weights(model))
     assert max(change) < 0.05
+
+
+def test_own_results_take_the_place_of_references_without_their_noise(model, dark, tmp_path):
+    result = fine_tune(model, dark, tmp_path, options=OPTIONS)
+    for index, photo in enumerate(dark):
+        # Photos are learned from in eight bits.
+        seen = (photo * 255).round()[None] / 255
+        own, alone = (
+            enhance(model, seen, controls=c).image[0] for c in (NOISE_REDUCTION_ALONE, NETWORK_ALONE)
+        )
+        reference = read_rgb(result.run / "photos" / "after" / f"{index:05d}.png") / 255
+        torch.testing.assert_close(reference, own, atol=0.6 / 255, rtol=0)
+        assert (reference - alone).abs().max() > 1 / 255
 
 
 def test_interrupted_anywhere_it_ends_as_an_unbroken_run(model, dark, tmp_path):
