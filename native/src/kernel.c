@@ -206,7 +206,7 @@ INLINE void restore_mode(uint64_t mode) { (void)mode; }
 /* What an item works on. */
 struct range {
     int64_t batch;
-    int64_t part, last_part;     /* parts, treated together */
+    int64_t piece, part, last_part; /* one piece, its parts */
     int64_t group, last_group;   /* recurrences, one after the other: all of an image, one of a sequence */
     int64_t first, blocks;       /* first channel, number of vectors */
     int64_t tokens, tiles, row;  /* row: floats in a projection row */
@@ -220,12 +220,13 @@ INLINE int64_t part_start(const struct semillie_scan *p, int64_t part) {
 
 INLINE struct range find_range(const struct semillie_scan *p, int64_t item) {
     struct range r;
-    int64_t chains = p->image ? 1 : p->groups, pieces = p->together ? 1 : p->parts;
-    r.part = item % pieces;
-    r.last_part = p->together ? p->parts - 1 : r.part;
-    r.group = p->image ? 0 : item / pieces % chains;
+    int64_t chains = p->image ? 1 : p->groups, together = p->parts / p->pieces;
+    r.piece = item % p->pieces;
+    r.part = r.piece * together;
+    r.last_part = r.part + together - 1;
+    r.group = p->image ? 0 : item / p->pieces % chains;
     r.last_group = p->image ? p->groups - 1 : r.group;
-    r.batch = item / pieces / chains;
+    r.batch = item / p->pieces / chains;
     int64_t begin = part_start(p, r.part);
     r.first = begin * V;
     r.blocks = part_start(p, r.last_part + 1) - begin;
@@ -566,8 +567,10 @@ int JOIN(semillie_backward, SEMILLIE_SUFFIX)(const struct semillie_scan *p, int6
     struct range r = find_range(p, item);
     const int64_t N = p->states, R = p->rank, P = R + 2 * N;
     struct arena arena;
+    int64_t levels = 1; /* sums of 1, 2, 4, ... parts that wait for their other half */
+    for (int64_t parts = r.last_part - r.part + 1; parts > 1; parts /= 2) levels++;
     if (reserve(&arena, r.blocks * (3 * N + 2 * R + 4 + VALUE_STRIDE) + T * 2 * BACKWARD_BLOCKS * BACKWARD_STATES +
-                            3 * T * P / V))
+                            (1 + levels) * T * P / V))
         return 1;
     struct weights w = {take(&arena, r.blocks * N), take(&arena, r.blocks * R), take(&arena, r.blocks),
                         take(&arena, r.blocks)};
@@ -575,7 +578,7 @@ int JOIN(semillie_backward, SEMILLIE_SUFFIX)(const struct semillie_scan *p, int6
     float *grad_w = take(&arena, r.blocks * R), *grad_bias = take(&arena, r.blocks), *grad_d = take(&arena, r.blocks);
     float *values = take(&arena, r.blocks * VALUE_STRIDE);
     float *work = take(&arena, T * 2 * BACKWARD_BLOCKS * BACKWARD_STATES);
-    float *rows = take(&arena, T * P / V), *grads = take(&arena, T * P / V), *more = take(&arena, T * P / V);
+    float *rows = take(&arena, T * P / V), *grads = take(&arena, levels * T * P / V);
     int64_t places[2][T], *at = places[0], *next = places[1];
     uint64_t mode = flush_denormals();
 
@@ -587,7 +590,7 @@ int JOIN(semillie_backward, SEMILLIE_SUFFIX)(const struct semillie_scan *p, int6
         float *grad_u = p->grad_u + base;
         const int add = g > r.group;
         const int64_t owner = (r.batch * p->groups + g) * p->channels + r.first;
-        float *grad_rows = p->grad_projection + (r.part * p->batch + r.batch) * r.tokens * r.row + g * P;
+        float *grad_rows = p->grad_projection + (r.piece * p->batch + r.batch) * r.tokens * r.row + g * P;
         prepare(p, &r, g, &w);
         for (int64_t k = 0; k < r.blocks; k++)
             gather(adjoint + k * N * V, p->grad_last ? p->grad_last + (owner + k * V) * N : NULL, N,
@@ -665,18 +668,22 @@ int JOIN(semillie_backward, SEMILLIE_SUFFIX)(const struct semillie_scan *p, int6
         RANK(many, 4)                                                                                        \
         RANK(many, 1)                                                                                        \
     }
-            /* Sums over channels go by part, whether parts are treated together or not. */
+            /* Sums over channels go by part, in pairs, whatever a piece is. */
             int64_t turn = 0;
+            float *sums = grads;
             for (int64_t part = r.part; part <= r.last_part; part++) {
                 const int64_t begin = part_start(p, part) - r.first / V, end = part_start(p, part + 1) - r.first / V;
                 int64_t k = begin;
-                float *sums = part > r.part ? more : grads;
 #if BACKWARD_BLOCKS > 1
                 BACKWARD(BACKWARD_BLOCKS)
 #endif
                 BACKWARD(1)
-                if (sums == more)
-                    for (int64_t i = 0; i < count * P; i += V) store(grads + i, load(grads + i) + load(more + i));
+                for (int64_t done = part - r.part + 1; part == r.last_part ? sums > grads : !(done & 1); done /= 2) {
+                    const float *other = sums;
+                    sums -= T * P;
+                    for (int64_t i = 0; i < count * P; i += V) store(sums + i, load(sums + i) + load(other + i));
+                }
+                sums += T * P;
             }
 
             for (int t = 0; t < count; t++) {

@@ -11,7 +11,7 @@
 #endif
 
 /* Raised whenever struct semillie_scan changes. */
-#define SEMILLIE_SCAN_ABI 4
+#define SEMILLIE_SCAN_ABI 5
 /* Tokens per tile; the forward pass can save one state per tile. */
 #define SEMILLIE_SCAN_TILE 64
 
@@ -31,13 +31,12 @@ enum semillie_isa { SEMILLIE_AUTO = 0, SEMILLIE_BASE = 1, SEMILLIE_AVX2 = 2, SEM
  */
 struct semillie_scan {
     int64_t isa, batch, height, width, channels, states, rank, groups, image, softplus;
-    /* Channels are cut into `parts` ranges of whole vectors, none of them empty in the backward pass; an item is one
-       (batch, part) of images or one (batch, recurrence, part) of sequences. Gradients that are summed over channels
-       (grad_projection) come out once per part. */
-    int64_t parts;
-    /* Where 1, an item is all parts of a (batch) or (batch, recurrence) and grad_projection comes out once, as the
-       sum of the parts in order. */
-    int64_t together;
+    /* Channels are cut into `parts` ranges of whole vectors, none of them empty in the backward pass, and the parts are
+       shared out to `pieces` equal runs of neighbours; an item is one (batch, piece) of images or one (batch,
+       recurrence, piece) of sequences. Gradients that are summed over channels (grad_projection) come out once per
+       piece: neighbouring parts added in pairs, the pairs in pairs and so on, so that adding up the pieces likewise
+       gives the same sum for 1, 2, 4, ... parts a piece. */
+    int64_t parts, pieces;
     const float *u;          /* (batch, tokens, channels), groups * channels for a sequence */
     const float *projection; /* (batch, tokens, groups, rank + 2 * states) */
     const float *delta;      /* like u */
@@ -51,7 +50,7 @@ struct semillie_scan {
     const float *grad_y;     /* like u */
     const float *grad_last;  /* like last_state */
     float *grad_u;           /* like u */
-    float *grad_projection;  /* (parts, batch, tokens, groups, rank + 2 * states) */
+    float *grad_projection;  /* (pieces, batch, tokens, groups, rank + 2 * states) */
     float *grad_delta;       /* like u */
     float *grad_dt_weight;   /* (batch, groups, channels, rank) */
     float *grad_dt_bias;     /* (batch, groups, channels) */

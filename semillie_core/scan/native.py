@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_ABI = 4
+_ABI = 5
 _INSTALL = "install the compiled backend with `pip install ./native` in the Semi-LLIE repository"
 _INSTRUCTION_SETS = ("auto", "base", "avx2", "avx512")  # enum semillie_isa
 _BACKWARD_ITEMS = 4
-"""Independent pieces of work that the backward pass offers at least, where the channels allow it."""
+"""Independent pieces of work that the backward pass can be cut into, where the channels allow it."""
 _LARGE_BYTES = 8 << 20
 """Buffers of this size and more ask for large pages: the C library hands most of them back to the system when they are
 freed, and taking the next one page by page costs up to a quarter of a scan's time."""
@@ -48,7 +48,7 @@ class _Scan(ctypes.Structure):
                 "image",
                 "softplus",
                 "parts",
-                "together",
+                "pieces",
             )
         ),
         *(
@@ -176,7 +176,7 @@ def scan_2d_backward(
     projection, checkpoints = saved
     batch = x.shape[0]
     problem = _problem_2d(x, dt_projs_weight, A)
-    pieces = _backward_pieces(problem, chains=1)
+    pieces = _cut_backward(problem, chains=1)
     grad_x = _room(x, *x.shape)
     grad_projection = _room(x, pieces, *projection.shape)
     grads = {
@@ -198,7 +198,7 @@ def scan_2d_backward(
         "grad_projection": grad_projection,
     }
     _backward(problem, inputs | grads, items=batch * pieces)
-    grad_rows = _merge_parts(grad_projection)
+    grad_rows = _sum_in_pairs(grad_projection)
     grad_x.flatten(0, 2).addmm_(grad_rows, x_proj_weight.flatten(0, 1))
     grad_x_proj = (grad_rows.t() @ x.flatten(0, 2)).view_as(x_proj_weight)
     return grad_x, grad_x_proj, *(grad.sum(0) for grad in grads.values())
@@ -261,7 +261,7 @@ def scan_backward(
     """Gradients of ``scan``."""
     batch, groups, states, _ = B.shape
     problem = _problem_1d(u, A, B, delta_softplus)
-    pieces = _backward_pieces(problem, chains=groups)
+    pieces = _cut_backward(problem, chains=groups)
     sequence, rows = _channels_last(u), _rows(B, C)
     grad_u, grad_delta = (_room(sequence, *sequence.shape) for _ in range(2))
     grad_projection = _room(u, pieces, *rows.shape)
@@ -285,7 +285,7 @@ def scan_backward(
         "grad_dt_bias": grad_bias,
     }
     _backward(problem, tensors, items=batch * groups * pieces)
-    grad_rows = _merge_parts(grad_projection).permute(0, 2, 3, 1)
+    grad_rows = _sum_in_pairs(grad_projection).permute(0, 2, 3, 1)
     # Copies always: outputs of an operator must not share memory.
     grad_B, grad_C = (
         t.clone(memory_format=torch.contiguous_format) for t in torch.split(grad_rows, states, 2)
@@ -346,12 +346,13 @@ def _rows(B: Tensor, C: Tensor) -> Tensor:
     return torch.cat([B, C], dim=2).permute(0, 3, 1, 2).contiguous()
 
 
-def _merge_parts(t: Tensor) -> Tensor:
-    """Sum over the first axis, one by one: in a fixed order and without a copy of a single part."""
-    total = t[0]
-    for part in t[1:]:
-        total.add_(part)
-    return total
+def _sum_in_pairs(t: Tensor) -> Tensor:
+    """Sum over the first axis, in place and in the order in which the library adds up parts within a piece."""
+    while len(t) > 1:
+        whole = len(t) // 2 * 2
+        t[:whole:2].add_(t[1:whole:2])
+        t = t[::2]
+    return t[0]
 
 
 def _tiles(tokens: int) -> int:
@@ -374,28 +375,41 @@ def _room(like: Tensor, *shape: int) -> Tensor:
     return tensor
 
 
-def _backward_pieces(problem: _Scan, *, chains: int) -> int:
-    """Cut the channels for the backward pass; returns the number of ranges that are items of their own.
-
-    Where the cuts are depends on the shapes alone, because they decide the order of summation; whether the ranges
-    are shared out depends on the threads.
-    """
+def _vectors(problem: _Scan) -> int:
+    """Number of vectors that hold the channels."""
     lanes: int = _library().semillie_scan_lanes(problem.isa)
-    vectors: int = -(-problem.channels // lanes)
-    outputs: int = problem.batch * chains
+    return -(-int(problem.channels) // lanes)
+
+
+def _cut_backward(problem: _Scan, *, chains: int) -> int:
+    """Cut the channels for the backward pass; returns the number of pieces that are items of their own.
+
+    Where the cuts are depends on the shapes alone, because they decide the order of summation; to how many pieces the
+    parts are shared out depends on the threads.
+    """
+    outputs = int(problem.batch) * chains
+    parts = max(1, min(_vectors(problem), _BACKWARD_ITEMS // max(1, outputs)))
+    # One piece, halves where both are pairs (the order of the sums stays what it is), or each part its own.
+    choices = (1, 2) if parts == 4 else (1,)
+    problem.parts = parts
+    problem.pieces = next((count for count in choices if _busy(outputs * count)), parts)
+    return int(problem.pieces)
+
+
+def _busy(items: int) -> bool:
+    """Whether equal items keep all threads busy to the end. Each item walks over the whole image, so few are better."""
     threads = torch.get_num_threads()
-    problem.parts = max(1, min(vectors, _BACKWARD_ITEMS // max(1, outputs)))
-    problem.together = threads == 1 or outputs >= 2 * threads
-    return 1 if problem.together else int(problem.parts)
+    return items % threads == 0 or items >= 2 * threads
 
 
 def _forward(problem: _Scan, tensors: Mapping[str, Tensor | None], *, chains: int) -> None:
-    threads = torch.get_num_threads()
-    # Any number of parts gives the same result here; two items per thread even out their speeds.
-    wanted = 1 if threads == 1 else -(-2 * threads // max(1, problem.batch * chains))
-    problem.parts = max(1, min(wanted, problem.channels))
+    outputs = int(problem.batch) * chains
+    # Any cut gives the same result here.
+    most = max(1, _vectors(problem))
+    problem.parts = next((parts for parts in range(1, most) if _busy(outputs * parts)), most)
+    problem.pieces = problem.parts
     _point(problem, tensors)
-    _run(_library().semillie_scan_forward, problem, problem.batch * chains * problem.parts, threads)
+    _run(_library().semillie_scan_forward, problem, outputs * int(problem.parts), torch.get_num_threads())
 
 
 def _backward(problem: _Scan, tensors: Mapping[str, Tensor | None], *, items: int) -> None:

@@ -96,9 +96,13 @@ def _(*args: Any) -> list[Tensor]:
 def _keep_2d(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
     ctx.save_for_backward(*inputs[:6], *output[1])
     ctx.backend = inputs[6]
+    # What is kept has no gradient, and zeros in its place would take a twentieth of the time.
+    ctx.set_materialize_grads(False)
 
 
-def _gradients_2d(ctx: Any, grad_y: Tensor, grad_saved: list[Tensor]) -> tuple[Tensor | None, ...]:
+def _gradients_2d(ctx: Any, grad_y: Tensor | None, grad_saved: list[Tensor]) -> tuple[Tensor | None, ...]:
+    if grad_y is None:
+        return (None,) * len(ctx.needs_input_grad)
     # Once: activation checkpointing recomputes them at this access, and allows no second.
     tensors = ctx.saved_tensors
     grads = scan_2d_backward(grad_y.contiguous(), *tensors[:6], list(tensors[6:]), ctx.backend)
@@ -150,17 +154,21 @@ def _(*args: Any) -> list[Tensor]:
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, list[Tensor]]) -> None:
     ctx.save_for_backward(*inputs[:7], *output[2])
     ctx.delta_softplus, ctx.backend = inputs[7], inputs[8]
+    ctx.set_materialize_grads(False)
 
 
 def _gradients(
-    ctx: Any, grad_y: Tensor, grad_last_state: Tensor, grad_saved: list[Tensor]
+    ctx: Any, grad_y: Tensor | None, grad_last_state: Tensor | None, grad_saved: list[Tensor]
 ) -> tuple[Tensor | None, ...]:
+    if grad_y is None and grad_last_state is None:
+        return (None,) * len(ctx.needs_input_grad)
     tensors = ctx.saved_tensors
     inputs, saved = tensors[:7], list(tensors[7:])
+    u, A = inputs[0], inputs[2]
     found = iter(
         scan_backward(
-            grad_y.contiguous(),
-            grad_last_state.contiguous(),
+            torch.zeros_like(u) if grad_y is None else grad_y.contiguous(),
+            A.new_zeros(u.shape[0], *A.shape) if grad_last_state is None else grad_last_state.contiguous(),
             *inputs,
             ctx.delta_softplus,
             saved,

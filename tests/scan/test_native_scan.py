@@ -183,10 +183,11 @@ def test_takes_1d_inputs_and_gradients_that_are_not_contiguous():
         assert torch.equal(actual, expected)
 
 
-def test_results_do_not_depend_on_threads_or_repetition(scan_2d_inputs, monkeypatch):
-    x, x_proj, weight, bias, A_logs, D = scan_2d_inputs(1, 23, 17, 80, 8, 3, dtype=torch.float32)
+@pytest.mark.parametrize(("batch", "channels"), [(1, 80), (1, 48), (2, 80), (3, 80)])
+def test_results_do_not_depend_on_threads_or_repetition(scan_2d_inputs, monkeypatch, batch, channels):
+    x, x_proj, weight, bias, A_logs, D = scan_2d_inputs(batch, 23, 17, channels, 8, 3, dtype=torch.float32)
     arguments = (x, x_proj, weight, bias, -A_logs.exp(), D)
-    grad_y = torch.randn(1, 23, 17, 80)
+    grad_y = torch.randn(batch, 23, 17, channels)
     runs = []
     for threads in (1, 1, 2, 5):
         # Of the scan only: torch's own matrix products may split their sums by thread.
