@@ -72,11 +72,12 @@ class Arm:
 
 ARMS = {
     "supervised": Arm(),
-    "full method": Arm(4, contrastive=0.5, perceptual=0.03),
-    "without contrastive": Arm(4, perceptual=0.03),
-    "without perceptual": Arm(4, contrastive=0.5),
-    "gentle semantics": Arm(4, contrastive=0.05, perceptual=0.003),
+    "full method": Arm(4, contrastive=0.05, perceptual=0.003),
+    "without contrastive": Arm(4, perceptual=0.003),
+    "without perceptual": Arm(4, contrastive=0.05),
     "consistency alone": Arm(4),
+    "heavy semantics": Arm(4, contrastive=0.5, perceptual=0.03),
+    "heavy contrastive": Arm(4, contrastive=0.5),
     "smoothed labels": Arm(4, noise_reduction=1.0),
     "supervised longer": Arm(longer=True),
     "consistency longer": Arm(2, longer=True),
@@ -165,8 +166,8 @@ def run(options: argparse.Namespace) -> None:
 def score(network: SemiLLIE, folder: Path) -> dict[str, float]:
     """Means over the pairs of a folder, of the network alone."""
     pairs = find_pairs(folder / "low", folder / "high")
-    columns = zip(*score_pairs(network, pairs), strict=True)
-    scores = dict(zip(("psnr", "ssim", "psnr_gt_mean"), map(statistics.mean, columns), strict=True))
+    rows = score_pairs(network, pairs)
+    scores = {name: statistics.mean(row[name] for row in rows) for name in rows[0]}
     try:
         lpips = LPIPSAlex.pretrained()
     except FileNotFoundError:

@@ -16,7 +16,13 @@ _SIZE = (720, 240)
 _MARGIN = (56, 12, 12, 28)
 _POINTS = 400
 _COLOURS = ("#1b6ca8", "#d1495b", "#3a7d44", "#8d5a97", "#c77d0a", "#5c677d", "#0f8b8d")
-_SCORES = {"val_psnr": "PSNR, dB", "val_ssim": "SSIM", "val_psnr_gt_mean": "(GT-mean PSNR, dB)"}
+_SCORES = {
+    "val_psnr": "PSNR, dB",
+    "val_ssim": "SSIM",
+    "val_psnr_noise_reduced": "PSNR after noise reduction, dB",
+    "val_ssim_noise_reduced": "SSIM after noise reduction",
+    "val_psnr_gt_mean": "(GT-mean PSNR, dB)",
+}
 _NOT_LOSSES = {"step", "lr", "loss", "seconds", "bank", *_SCORES}
 
 
@@ -59,15 +65,16 @@ def _validations(records: list[dict[str, Any]]) -> list[str]:
     if not scored:
         return []
     best = max(scored, key=lambda record: record["val_psnr"])
+    shown = [name for name in _SCORES if name in best]
     lines = [
         "## Validation (teacher)",
         "",
-        "| step | " + " | ".join(_SCORES.values()) + " |",
-        "|---|---|---|---|",
+        "| step | " + " | ".join(_SCORES[name] for name in shown) + " |",
+        "|---|" + "---|" * len(shown),
     ]
     for record in scored:
         mark = "**" if record is best else ""
-        cells = " | ".join(f"{mark}{record[name]:.4g}{mark}" for name in _SCORES)
+        cells = " | ".join(f"{mark}{record[name]:.4g}{mark}" for name in shown)
         lines.append(f"| {mark}{record['step']}{mark} | {cells} |")
     return [*lines, "", "The best by plain PSNR in bold. GT-mean borrows the reference's brightness.", ""]
 
@@ -79,7 +86,7 @@ def _losses(run: Path, records: list[dict[str, Any]]) -> list[str]:
     for title, series in (
         ("loss", ["loss"]),
         ("terms", names),
-        ("validation PSNR", ["val_psnr", "val_psnr_gt_mean"]),
+        ("validation PSNR", ["val_psnr", "val_psnr_noise_reduced", "val_psnr_gt_mean"]),
         ("learning rate", ["lr"]),
     ):
         # Of equal pictures PSNR is infinite, which no axis can show.

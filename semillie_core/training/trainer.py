@@ -172,7 +172,12 @@ class _Run:
         return {"step": self.step, **losses, "seconds": round(time.perf_counter() - started, 3)}
 
     def _validate(self) -> dict[str, float]:
-        record = validate(self.teacher, self.validation_pairs, self.process)
+        record = validate(
+            self.teacher,
+            self.validation_pairs,
+            self.process,
+            noise_reduced=self.config.loss.noise_reduced > 0,
+        )
         if record["val_psnr"] > self.best_psnr:
             self.best_psnr, self.best_step = record["val_psnr"], self.step
             if self.process.leads:

@@ -18,6 +18,9 @@ import torch
 import yaml
 
 from semillie_core.data import SourceConfig, TrainingData, UnpairedConfig, find_pairs
+from semillie_core.data.pairs import read_levels, to_float
+from semillie_core.inference import NOISE_REDUCTION_ALONE, enhance
+from semillie_core.metrics import psnr, ssim
 from semillie_core.network import SemiLLIE
 from semillie_core.training import ConsistencyConfig, Phase, TrainConfig, TrainingError, train
 from semillie_core.training.interrupts import interruptible
@@ -31,7 +34,7 @@ replace = dataclasses.replace
 
 def validation_psnr(network, config):
     scores = score_pairs(network, find_pairs(config.data.val_low, config.data.val_high))
-    return sum(score[0] for score in scores) / len(scores)
+    return sum(score["psnr"] for score in scores) / len(scores)
 
 
 def test_learns_and_exports_the_teacher(config):
@@ -53,6 +56,28 @@ def test_learns_and_exports_the_teacher(config):
     report = result.report.read_text()
     assert "curves/loss.svg" in report
     assert "pictures/0000024.png" in report
+
+
+def test_validation_scores_what_noise_reduction_leaves_where_the_losses_see_it(config):
+    run = replace(config, phases=(Phase(2, 1, 16),), val_every=2)
+    plain, reduced = [], []
+    train(run, on_step=plain.append)
+    learned = replace(run, run_dir=f"{run.run_dir}-reduced", loss=replace(run.loss, noise_reduced=0.5))
+    result = train(learned, on_step=reduced.append)
+    assert not any("noise_reduced" in name for name in plain[-1])
+    pairs = find_pairs(run.data.val_low, run.data.val_high)
+    network = load_model(result.last).network
+    expected = []
+    for pair in pairs:
+        low, high = (to_float(read_levels(path))[None] for path in (pair.low, pair.high))
+        image = enhance(network, low, controls=NOISE_REDUCTION_ALONE).image
+        expected.append((psnr(image, high).item(), ssim(image, high).item()))
+    means = [sum(column) / len(pairs) for column in zip(*expected, strict=True)]
+    assert [reduced[-1][f"val_{name}_noise_reduced"] for name in ("psnr", "ssim")] == pytest.approx(
+        means, abs=1e-4
+    )
+    assert reduced[-1]["val_psnr_noise_reduced"] != pytest.approx(reduced[-1]["val_psnr"], abs=1e-5)
+    assert "| SSIM after noise reduction |" in result.report.read_text()
 
 
 def test_semi_supervised_losses_fall(config):
