@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 
 from ..data import Pair, StepShape, TrainingData
+from ..data.pairs import upright_size
 from ..data.photos import short_digest
+from ..metrics.fidelity import SSIM_WINDOW
 from ..ram import SemanticEncoder, load_efficientnet_lite0, load_ram
 from .config import TrainConfig
 from .errors import TrainingError
@@ -17,7 +19,7 @@ def load_data(config: TrainConfig) -> tuple[TrainingData, list[Pair]]:
     """A run's photos, whose report says how many they are, and its validation pairs if it validates.
 
     Raises:
-        TrainingError: A phase asks for unpaired photos, and there are none.
+        TrainingError: A phase asks for unpaired photos, and there are none, or a validation photo is too small.
         DataError: A folder or file of the data cannot be used.
     """
     data = TrainingData(config.data, config.seed, config.network.thumbnail)
@@ -27,6 +29,11 @@ def load_data(config: TrainConfig) -> tuple[TrainingData, list[Pair]]:
             "that has some; with data.unpaired_from_pairs, data.pair_fraction must leave pairs out."
         )
     validation = data.validation() if config.val_every else []
+    for pair in validation:
+        if min(upright_size(pair.low)) < SSIM_WINDOW:
+            raise TrainingError(
+                f"The validation photo {pair.low} is smaller than the window of SSIM, {SSIM_WINDOW} pixels. Take it out."
+            )
     data.report.append(f"{len(validation)} validation pairs")
     return data, validation
 

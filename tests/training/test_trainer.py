@@ -16,6 +16,7 @@ import time
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from semillie_core.data import SourceConfig, TrainingData, UnpairedConfig, find_pairs
 from semillie_core.data.pairs import read_levels, to_float
@@ -98,6 +99,7 @@ def test_semi_supervised_losses_fall(config):
 RUN = """
 import sys
 import torch
+from PIL import Image
 torch.set_num_threads(1)
 from semillie_core.training import TrainConfig, train
 if __name__ == "__main__":
@@ -341,6 +343,16 @@ def test_what_cannot_be_met_is_refused_before_training(config, change, says):
         change[name] = replace(inner, **value) if isinstance(value, dict) else value
     with pytest.raises(TrainingError, match=says):
         train(replace(config, **change))
+
+
+def test_a_validation_photo_too_small_to_score_is_refused_before_training(config, tmp_path):
+    for folder in ("low", "high"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (40, 10)).save(tmp_path / folder / "strip.png")
+    data = replace(config.data, val_low=str(tmp_path / "low"), val_high=str(tmp_path / "high"))
+    with pytest.raises(TrainingError, match=r"strip\.png is smaller than the window of SSIM, 11 pixels"):
+        train(replace(config, data=data))
+    assert train(replace(config, data=data, val_every=0, phases=(Phase(1, 1, 16),))).finished
 
 
 def test_the_released_arithmetic_needs_no_ram_without_semantic_losses(config):
