@@ -32,7 +32,7 @@ def load_data(config: TrainConfig) -> tuple[TrainingData, list[Pair]]:
     for pair in validation:
         if min(upright_size(pair.low)) < SSIM_WINDOW:
             raise TrainingError(
-                f"The validation photo {pair.low} is smaller than the window of SSIM, {SSIM_WINDOW} pixels. Take it out."
+                f"The validation photo {pair.low} is smaller than SSIM's window of {SSIM_WINDOW} pixels: take it out."
             )
     data.report.append(f"{len(validation)} validation pairs")
     return data, validation

@@ -350,7 +350,7 @@ def test_a_validation_photo_too_small_to_score_is_refused_before_training(config
         (tmp_path / folder).mkdir()
         Image.new("RGB", (40, 10)).save(tmp_path / folder / "strip.png")
     data = replace(config.data, val_low=str(tmp_path / "low"), val_high=str(tmp_path / "high"))
-    with pytest.raises(TrainingError, match=r"strip\.png is smaller than the window of SSIM, 11 pixels"):
+    with pytest.raises(TrainingError, match=r"strip\.png is smaller than SSIM's window of 11 pixels"):
         train(replace(config, data=data))
     assert train(replace(config, data=data, val_every=0, phases=(Phase(1, 1, 16),))).finished
 
