@@ -23,8 +23,8 @@ from torch import Tensor
 _ABI = 5
 _INSTALL = "install the compiled backend with `pip install ./native` in the Semi-LLIE repository"
 _INSTRUCTION_SETS = ("auto", "base", "avx2", "avx512")  # enum semillie_isa
-_BACKWARD_ITEMS = 4
-"""Independent pieces of work that the backward pass can be cut into, where the channels allow it."""
+_MOST_PARTS = 4
+"""Pieces that the backward pass of one image can be shared out in, where it has the channels."""
 _LARGE_BYTES = 8 << 20
 """Buffers of this size and more ask for large pages: the C library hands most of them back to the system when they are
 freed, and taking the next one page by page costs up to a quarter of a scan's time."""
@@ -388,7 +388,8 @@ def _cut_backward(problem: _Scan, *, chains: int) -> int:
     parts are shared out depends on the threads.
     """
     outputs = int(problem.batch) * chains
-    parts = max(1, min(_vectors(problem), _BACKWARD_ITEMS // max(1, outputs)))
+    # Two vectors and more in each, because the library takes them in pairs.
+    parts = max(1, min(_vectors(problem) // 2, _MOST_PARTS))
     # One piece, halves where both are pairs (the order of the sums stays what it is), or each part its own.
     choices = (1, 2) if parts == 4 else (1,)
     problem.parts = parts
