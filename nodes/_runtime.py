@@ -34,6 +34,14 @@ def managed(module: nn.Module) -> Any:
     )
 
 
+def load(patcher: Any, memory_required: float) -> None:
+    """Have ComfyUI make room for a network and this many bytes beside it, and load the network as a whole."""
+    # Only layers that ComfyUI built compute with weights that are elsewhere; these are PyTorch's own.
+    mm.load_models_gpu([patcher], memory_required=memory_required, force_full_load=True)
+    # With --novram ComfyUI leaves the weights where they are even so.
+    patcher.model.to(patcher.load_device)
+
+
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out; if so, what ComfyUI holds in reserve is given back."""
     if not (isinstance(error, mm.OOM_EXCEPTION) or is_out_of_memory(error)):

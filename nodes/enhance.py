@@ -222,13 +222,10 @@ def _load_and_pick_tile(
     config, device = model.model.config, model.patcher.load_device
     tile = None if tiling in (AUTO, OFF) else int(tiling)
     area = height * width if tile is None else min(tile, height) * min(tile, width)
-    smallest = working_memory(config, min(area, TILES[-1] ** 2) * per_pass)
-    mm.load_models_gpu(
-        [model.patcher],
-        memory_required=min(working_memory(config, area * per_pass), int(mm.get_total_memory(device))),
-        # The network is loaded whole however much the frame would take.
-        minimum_memory_required=smallest,
+    _runtime.load(
+        model.patcher, min(working_memory(config, area * per_pass), int(mm.get_total_memory(device)))
     )
     if tiling != AUTO:
         return tile
-    return pick_tile(config, height, width, int(mm.get_free_memory(device)) // per_pass)
+    # By the patcher: with dynamic VRAM other models stay until their memory is needed, and it counts theirs as free.
+    return pick_tile(config, height, width, int(model.patcher.get_free_memory(device)) // per_pass)

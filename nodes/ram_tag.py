@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import comfy.model_management as mm
 from comfy_api.latest import io, ui
 from torch import Tensor
 
@@ -165,9 +164,7 @@ class RAMTag(io.ComfyNode):
         """Tag the batch."""
         _runtime.check_images("image", image)
         per_pass = min(images_per_pass, len(image))
-        mm.load_models_gpu(
-            [ram_model.patcher], memory_required=_runtime.tagging_memory(ram_model.model, per_pass)
-        )
+        _runtime.load(ram_model.patcher, _runtime.tagging_memory(ram_model.model, per_pass))
         results = tag_images(
             ram_model.model,
             image.movedim(-1, 1),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import comfy.model_management as mm
 from comfy_api.latest import io, ui
 from torch import Tensor
 
@@ -94,7 +93,7 @@ class SemanticDrift(io.ComfyNode):
         """Compare the batches."""
         _runtime.check_images("before", before)
         _runtime.check_images("after", after)
-        mm.load_models_gpu([ram_model.patcher], memory_required=_runtime.tagging_memory(ram_model.model, 1))
+        _runtime.load(ram_model.patcher, _runtime.tagging_memory(ram_model.model, 1))
         reports = semantic_drift(
             ram_model.model,
             before.movedim(-1, 1),
