@@ -186,6 +186,8 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         if self.amp not in ("off", "bf16", "fp16"):
             raise ValueError(f"runtime.amp must be off, bf16 or fp16, got {self.amp!r}.")
+        if self.threads < 0:
+            raise ValueError(f"runtime.threads must be at least 0, got {self.threads}.")
 
 
 @dataclass(frozen=True)
