@@ -227,7 +227,7 @@ class TrainConfig:
     val_every: int = 500
     """Steps between validations; the best weights by plain validation PSNR are kept. 0 never validates."""
     checkpoint_every: int = 250
-    """Steps between resumable checkpoints."""
+    """Steps between resumable checkpoints; new best weights come with one, too."""
     pictures_every: int = 0
     """Steps between pictures of input, student, teacher and reference; 0 makes none."""
     seed: int = 0
