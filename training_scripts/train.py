@@ -11,7 +11,8 @@ r"""Train a Semi-LLIE network, semi-supervised where there are unpaired dark pho
 A config file, a preset, or both (the file's values replace the preset's) and --set on top. Started again with the same
 config, a run continues from its last checkpoint. --check shows what it would learn from and ends. The run folder
 receives best.safetensors and last.safetensors (the teacher), state.pt (for resuming), log.jsonl, log.csv, pictures and
-report.md. Exit status: 0 finished or checked, 1 an error that is named, 130 interrupted after writing a checkpoint.
+report.md. Exit status: 0 finished or checked, 1 an error that is named, 2 wrong arguments, 130 interrupted after
+writing a checkpoint.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ from semillie_core.weights import CheckpointError
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.every < 1:
+        parser.error(f"--every must be at least 1, got {options.every}")
     try:
         config = read_config(options.config, options.preset, options.set)
         pick_device(config.runtime.device)

@@ -127,6 +127,11 @@ class DataConfig:
                 raise ValueError(f"data.{name} must be in [0, 1], got {getattr(self, name)}.")
         if self.synthetic + self.identity > 1:
             raise ValueError("data.synthetic and data.identity must not exceed 1 together.")
+        if bool(self.val_low) != bool(self.val_high):
+            given, missing = ("val_low", "val_high") if self.val_low else ("val_high", "val_low")
+            raise ValueError(
+                f"data.{given} needs data.{missing}: validation compares photos of both folders."
+            )
         for name in ("exposure_jitter", "light_colour_jitter"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"data.{name} must be at least 0 and finite, got {getattr(self, name)}.")

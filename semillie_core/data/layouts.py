@@ -80,7 +80,12 @@ def _walk(folder: Path, root: Path, split: str, found: list[FoundFolder], visite
     visited.add(folder.resolve())
     for word in re.split(r"[^a-z0-9]+", folder.name.casefold()):
         split = _SPLIT_WORDS.get(word, split)
-    below = {path.name.casefold(): path for path in sorted(folder.iterdir()) if path.is_dir()}
+    # Hidden folders hold what programs keep for themselves, such as thumbnails of the photos beside them.
+    below = {
+        path.name.casefold(): path
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and not path.name.startswith(".")
+    }
     low = next((below[name] for name in _LOW if name in below), None)
     high = next((below[name] for name in _HIGH if name in below), None)
     exposures = [path for name, path in below.items() if name.isdigit()]
@@ -90,10 +95,12 @@ def _walk(folder: Path, root: Path, split: str, found: list[FoundFolder], visite
         here.kind = here.kind or "pairs"
         _pair_folders(here, prefix, low, high)
         done = {low, high}
+        here.dropped += _beside(folder)
     elif "label" in below and exposures:
         here.kind = "SICE"
         _pair_exposures(here, prefix, below["label"], exposures)
         done = {below["label"], *exposures}
+        here.dropped += _beside(folder)
     else:
         here.kind = here.kind or "dark photos"
         images = _images(folder, recursive=False)
@@ -115,6 +122,14 @@ def _walk(folder: Path, root: Path, split: str, found: list[FoundFolder], visite
     for path in below.values():
         if path not in done:
             _walk(path, root, split, found, visited)
+
+
+def _beside(folder: Path) -> list[tuple[Path, str]]:
+    """The images of a folder whose pairs lie in folders of their own."""
+    return [
+        (path, "beside folders of pairs, in none of them")
+        for path in _images(folder, recursive=False).values()
+    ]
 
 
 def _kind(folder: Path, root: Path) -> str:
@@ -163,6 +178,8 @@ def _images(
     images: dict[str, Path] = {}
     for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
         if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
+            continue
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
         key = path.relative_to(folder).with_suffix("").as_posix()
         if dropped is not None and key in images:

@@ -136,7 +136,8 @@ class TrainingData:
         thumbnail: Long side of the frames' thumbnails in pixels; 0 for networks without one.
 
     Raises:
-        DataError: A folder or file cannot be used, or there are no pairs.
+        DataError: A folder or file cannot be used, there are no pairs, or a folder holds a photo that the
+            manifest lists for test.
     """
 
     def __init__(self, config: DataConfig, seed: int, thumbnail: int) -> None:
@@ -184,6 +185,7 @@ class TrainingData:
             pair_list[:] = [pair for pair in pair_list if self._measure_pair(pair)]
         if not all(self._pairs) or not all(self._unpaired):
             raise self._nothing_left()
+        self._refuse_photos_of_test()
         # Counted when they have been looked at.
         for name, kept, count in zip(names, self._pairs, spares, strict=True):
             self.report.append(f"{name}: {len(kept)} pairs used, {count} left out by pair_fraction")
@@ -247,6 +249,27 @@ class TrainingData:
             (Path(os.path.relpath(path, folder)) if path in listed else path).as_posix(): short_digest(path)
             for path in sorted(paths)
         }
+
+    def _refuse_photos_of_test(self) -> None:
+        """Evaluation asks the manifest what was trained on, and cannot know what joins from folders."""
+        known = {entry.sha256 for entry in self._manifest if entry.split == "train"}
+        tested = {
+            entry.sha256: entry.bytes
+            for entry in self._manifest
+            if entry.split == "test" and entry.sha256 not in known
+        }
+        sizes = set(tested.values())
+        trained = [path for source in self._pairs for pair in source for path in (pair.low, pair.high)]
+        found = [
+            path
+            for path in (*trained, *self.unpaired_photos)
+            if path.stat().st_size in sizes and _sha256(path).hex() in tested
+        ]
+        if found:
+            raise DataError(
+                f"{len(found)} training photos are in the test split of {self.config.manifest}: {named(found, 5)}. "
+                "Take them out of data.sources and data.unpaired."
+            )
 
     def _trained_copies(self, paths: Sequence[Path]) -> dict[Path, Path]:
         """Of some files those that training has, too, by content, with where it has them."""

@@ -186,6 +186,8 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         if self.amp not in ("off", "bf16", "fp16"):
             raise ValueError(f"runtime.amp must be off, bf16 or fp16, got {self.amp!r}.")
+        if self.threads < 0:
+            raise ValueError(f"runtime.threads must be at least 0, got {self.threads}.")
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ class TrainConfig:
     val_every: int = 500
     """Steps between validations; the best weights by plain validation PSNR are kept. 0 never validates."""
     checkpoint_every: int = 250
-    """Steps between resumable checkpoints."""
+    """Steps between resumable checkpoints; new best weights come with one, too."""
     pictures_every: int = 0
     """Steps between pictures of input, student, teacher and reference; 0 makes none."""
     seed: int = 0

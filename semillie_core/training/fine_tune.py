@@ -143,7 +143,10 @@ def fine_tune(
         start.load_state_dict(
             {k: v.detach().float().cpu().clone() for k, v in model.network.state_dict().items()}
         )
-        run = _run_folder(Path(folder), model.name, start, [unpaired, before, after], options, str(encoder))
+        # The config names paths below it, and a run goes on with the same config only.
+        run = _run_folder(
+            Path(folder).resolve(), model.name, start, [unpaired, before, after], options, str(encoder)
+        )
         photos = run / "photos"
         if not pairs:
             before = unpaired
@@ -222,7 +225,7 @@ def _run_folder(
     options: FineTuneOptions,
     encoder: str,
 ) -> Path:
-    digest = hashlib.sha256(repr((str(folder.resolve()), options, encoder, start.config, _LOSS)).encode())
+    digest = hashlib.sha256(repr((str(folder), options, encoder, start.config, _LOSS)).encode())
     for value in start.state_dict().values():
         digest.update(value.contiguous().numpy().tobytes())
     for group in photos:

@@ -65,7 +65,8 @@ def _validations(records: list[dict[str, Any]]) -> list[str]:
     if not scored:
         return []
     best = max(scored, key=lambda record: record["val_psnr"])
-    shown = [name for name in _SCORES if name in best]
+    # A run that an earlier version began lacks, up to where it was resumed, what that version did not score.
+    shown = [name for name in _SCORES if any(name in record for record in scored)]
     lines = [
         "## Validation (teacher)",
         "",
@@ -74,7 +75,7 @@ def _validations(records: list[dict[str, Any]]) -> list[str]:
     ]
     for record in scored:
         mark = "**" if record is best else ""
-        cells = " | ".join(f"{mark}{record[name]:.4g}{mark}" for name in shown)
+        cells = " | ".join(f"{mark}{record[name]:.4g}{mark}" if name in record else "" for name in shown)
         lines.append(f"| {mark}{record['step']}{mark} | {cells} |")
     return [*lines, "", "The best by plain PSNR in bold. GT-mean borrows the reference's brightness.", ""]
 

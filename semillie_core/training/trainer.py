@@ -144,7 +144,9 @@ class _Run:
                     stopping = any(process.gather(interrupted.is_set()))
                     if stopping:
                         interrupted.set()
-                    if self.step % config.checkpoint_every == 0 or self.step == stop or last or stopping:
+                    # With new best weights at once: a crash would leave those of a step that is run again.
+                    due = self.step % config.checkpoint_every == 0 or self.step == self.best_step
+                    if due or self.step == stop or last or stopping:
                         self._checkpoint()
                     if stopping:
                         break

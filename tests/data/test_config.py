@@ -30,6 +30,12 @@ def test_data_options_out_of_range_are_named(change):
         DataConfig(**change)
 
 
+@pytest.mark.parametrize(("given", "missing"), [("val_low", "val_high"), ("val_high", "val_low")])
+def test_one_folder_of_validation_photos_needs_the_other(given, missing):
+    with pytest.raises(ValueError, match=f"data.{given} needs data.{missing}"):
+        DataConfig(**{given: "photos"})
+
+
 @pytest.mark.parametrize(
     "change", [{"exposure_ev": -1.0}, {"white_balance": 2.0}, {"noise": -0.1}, {"blur": 1.1}]
 )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semillie_core.data import DataConfig, DataError, TrainingData
+from semillie_core.data import DataConfig, DataError, SourceConfig, TrainingData, UnpairedConfig
 from semillie_core.data.manifest import ManifestEntry, pairs_of, read_manifest, unpaired_of, write_manifest
 
 
@@ -112,6 +112,35 @@ def test_validation_on_copies_of_the_training_photos_is_refused(entries, tmp_pat
     assert [pair.name for pair in validated("c")] == ["copied"]
     with pytest.raises(DataError, match=r"1 validation photos of .* are in the train split of .*data\.jsonl"):
         validated("a")
+
+
+def test_training_on_copies_of_the_test_photos_is_refused(entries, tmp_path):
+    photos = tmp_path / "photos"
+    for name in ("seen", "new"):
+        for side in ("low", "high"):
+            Image.new("RGB", (40, 30), (len(name), len(side), 9)).save(photos / f"{name}-{side}.png")
+    tested = [
+        ManifestEntry(path, hashlib.sha256(content).hexdigest(), len(content), 40, 30, role, "test", "seen")
+        for path, role in ((photos / "seen-low.png", "paired-low"), (photos / "seen-high.png", "paired-high"))
+        for content in [path.read_bytes()]
+    ]
+    manifest = tmp_path / "data.jsonl"
+    write_manifest(manifest, [*entries, *tested])
+    for name in ("seen", "new"):
+        for side in ("low", "high"):
+            copy = tmp_path / name / side / "copied.png"
+            copy.parent.mkdir(parents=True)
+            shutil.copy(photos / f"{name}-{side}.png", copy)
+
+    def load(name, unpaired):
+        low, high = (str(tmp_path / name / side) for side in ("low", "high"))
+        joined = {"unpaired": (UnpairedConfig(low),)} if unpaired else {"sources": (SourceConfig(low, high),)}
+        return TrainingData(DataConfig(manifest=str(manifest), **joined), 0, 0)
+
+    for unpaired in (False, True):
+        load("new", unpaired)
+        with pytest.raises(DataError, match=r"training photos are in the test split of .*copied\.png"):
+            load("seen", unpaired)
 
 
 def test_training_takes_pairs_scenes_unpaired_and_validation_from_a_manifest(entries, tmp_path):

@@ -112,6 +112,19 @@ def test_pairs_match_by_name_never_by_order(tmp_path):
     }
 
 
+def test_hidden_files_and_folders_hold_no_photos(tmp_path):
+    root = tmp_path / ".set"
+    pair(root, "a", 1)
+    for side in ("low", "high"):
+        (root / side / "._a.png").write_bytes(b"what macOS leaves there")
+        save(scene(1, (24, 16)), root / side / ".thumbnails" / "a.png")
+    save(darker(scene(2), 0.2), root / "night" / "b.png")
+    save(darker(scene(2), 0.2).resize((24, 16)), root / "night" / ".thumbnails" / "b.png")
+    found = find_photos(root)
+    assert [photo.name for folder in found for photo in folder.photos] == [".set/a", ".set/night/b"]
+    assert not any(folder.dropped for folder in found)
+
+
 def test_what_cannot_be_used_is_reported_with_its_reason(tmp_path):
     root = tmp_path / "set"
     pair(root, "good", 1)
@@ -125,6 +138,7 @@ def test_what_cannot_be_used_is_reported_with_its_reason(tmp_path):
     (root / "night" / "twin.png").write_bytes((root / "low" / "good.png").read_bytes())
     save(scene(5), root / "candidate" / "alone.png")
     save(scene(5), root / "test" / "input" / "x.png")
+    save(darker(scene(6), 0.2), root / "beside.png")
     result = prepare([root], val=0)
     assert {(one.path.relative_to(root).as_posix(), one.reason) for one in result.dropped} == {
         ("low/bright.png", "not darker than its reference"),
@@ -133,6 +147,7 @@ def test_what_cannot_be_used_is_reported_with_its_reason(tmp_path):
         ("night/twin.png", "same file as another dark photo"),
         ("candidate/alone.png", "pseudo-label or illumination map, not a photo"),
         ("test/input/x.png", "test photo without a reference"),
+        ("beside.png", "beside folders of pairs, in none of them"),
     }
     assert result.counts()["train"] == {"scenes": 2, "pairs": 1, "unpaired": 1}
     page, record = result.to_markdown(), json.loads(result.to_json())

@@ -37,6 +37,7 @@ def test_config_survives_yaml(config, tmp_path):
         ({"data": 3}, "must be a mapping"),
         ({"network": {"embed_dim": 30}}, "embed_dim"),
         ({"runtime": {"amp": "int8"}}, "runtime.amp"),
+        ({"runtime": {"threads": -1}}, "runtime.threads must be at least 0"),
         ({"data": {"pair_fraction": 0}}, "pair_fraction"),
         ({"phases": []}, "at least one phase"),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),

@@ -98,6 +98,13 @@ def test_interrupted_anywhere_it_ends_as_an_unbroken_run(model, dark, tmp_path):
     assert parts.losses == whole.losses
 
 
+def test_it_goes_on_in_the_same_folder_by_another_name(model, dark, tmp_path, monkeypatch):
+    first = fine_tune(model, dark, tmp_path / "runs", options=OPTIONS)
+    monkeypatch.chdir(tmp_path)
+    again = fine_tune(model, dark, "runs", options=OPTIONS)
+    assert again.run == first.run
+
+
 def test_the_same_again_returns_at_once_and_anything_else_is_another_run(model, dark, tmp_path):
     steps = []
     first = fine_tune(model, dark, tmp_path, options=OPTIONS)

@@ -78,6 +78,21 @@ def test_the_report_marks_the_best_and_names_the_curves(tmp_path):
         ElementTree.fromstring((tmp_path / "curves" / f"{name}.svg").read_text())  # noqa: S314  (own file)
 
 
+@pytest.mark.parametrize("psnr", [17.0, 19.0])
+def test_scores_that_an_earlier_version_did_not_take_are_left_empty(tmp_path, psnr):
+    reduced = {"val_psnr_noise_reduced": psnr + 2, "val_ssim_noise_reduced": 0.6}
+    records = [record(1, **scores(18.0)), record(2, **scores(psnr), **reduced)]
+    rows = [
+        line.replace("**", "").split(" | ")
+        for line in write_report(run_folder(tmp_path, records)).read_text().splitlines()
+        if line.startswith("| ") and line.count("|") == 7
+    ]
+    assert rows[1][3:5] == ["", ""]
+    assert [float(cell) for cell in rows[2][3:5]] == [psnr + 2, 0.6]
+    table = list(csv.DictReader((tmp_path / "log.csv").open()))
+    assert [row["val_psnr_noise_reduced"] for row in table] == ["", str(psnr + 2)]
+
+
 @pytest.mark.parametrize("records", [[], [record(1)], [record(1, **scores(math.inf))]])
 def test_a_report_is_written_however_little_there_is(tmp_path, records):
     assert write_report(run_folder(tmp_path, records)).is_file()

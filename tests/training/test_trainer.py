@@ -243,6 +243,29 @@ def test_a_damaged_checkpoint_is_named_with_the_remedy(config, tmp_path):
     assert train(short).finished
 
 
+def test_the_best_weights_are_those_that_the_run_knows_of_wherever_it_stops(config, monkeypatch):
+    class CrashError(Exception):
+        pass
+
+    def crash(record):
+        if record["step"] == 4:
+            raise CrashError
+
+    scores = iter((10.0, 20.0, 5.0, 5.0, 5.0))
+
+    def validate(*_, **__):
+        return {"val_psnr": next(scores), "val_ssim": 0.5, "val_psnr_gt_mean": 20.0}
+
+    monkeypatch.setattr("semillie_core.training.trainer.validate", validate)
+    run = replace(config, phases=(Phase(5, 1, 16, 1),), checkpoint_every=100)
+    with pytest.raises(CrashError):
+        train(replace(run, val_every=1), on_step=crash)
+    # What was scored after the checkpoint is not scored again.
+    result = train(replace(run, val_every=100))
+    assert (result.best_psnr, result.best_step) == (20.0, 2)
+    assert load_model(result.best).provenance["step"] == "2"
+
+
 def test_a_run_goes_on_when_only_its_intervals_change(config, tmp_path):
     short = replace(config, phases=(Phase(4, 1, 16, 1),), val_every=4)
     train(replace(short, run_dir=str(tmp_path / "unbroken")))
@@ -402,6 +425,9 @@ def test_the_command_trains_and_names_mistakes(config, tmp_path, capsys):
     assert "no foo device" in capsys.readouterr().err
     assert main([]) == 1
     assert "--preset" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([str(path), "--every", "0"])
+    assert "--every must be at least 1" in capsys.readouterr().err
 
 
 def test_a_check_shows_the_batches_that_training_would_see(config, tmp_path, capsys):
