@@ -47,8 +47,8 @@ METRICS = {"psnr": psnr, "ssim": ssim, "psnr_gt_mean": psnr_gt_mean}
 
 def run(options: argparse.Namespace) -> None:
     """Tune and score what has no result yet."""
-    done = {(r["domain"], r["arm"], r["seed"]) for r in read(RESULTS)}
     model, domain = load_model(options.model), options.domain
+    done = {(r["domain"], r["arm"], r["seed"]) for r in read(RESULTS) if r["model"] == model.name}
     for seed in options.seeds:
         photos = find_pairs(*(options.shared / "data" / domain / side for side in ("low", "high")))
         pairs, dark, rest = photos[:0], photos, photos
@@ -95,9 +95,9 @@ def read_photo(path: Path) -> Tensor:
     return to_float(read_levels(path))
 
 
-def table() -> str:
-    """Means and standard deviations over seeds."""
-    records = {(r["domain"], r["arm"], r["seed"]): r for r in read(RESULTS)}
+def table(model: str) -> str:
+    """Means and standard deviations over seeds, of what began with a model of this name."""
+    records = {(r["domain"], r["arm"], r["seed"]): r for r in read(RESULTS) if r["model"] == model}
     lines = [
         "| photos | tuned on | seeds | PSNR, dB | SSIM | (GT-mean PSNR, dB) |",
         "|---|---|---|---|---|---|",
@@ -132,12 +132,13 @@ def main() -> None:
     runner.add_argument("--model", default="semillie-compact")
     runner.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     runner.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=list(ARMS))
-    commands.add_parser("table", help="print the table")
+    printer = commands.add_parser("table", help="print the table")
+    printer.add_argument("--model", default="semillie-compact", help="name of the model that was tuned")
     options = parser.parse_args()
     if options.command == "run":
         run(options)
     else:
-        print(table())
+        print(table(options.model))
 
 
 if __name__ == "__main__":

@@ -146,6 +146,13 @@ def run(options: argparse.Namespace) -> None:
                 if (arm, fraction, seed) in done:
                     continue
                 cell = config(arm, fraction, seed, options.shared, options.runs, options.threads)
+                if ARMS[arm].longer:
+                    # Its start may have a result, kept with the code, and no run folder here.
+                    start = config(
+                        "supervised", fraction, seed, options.shared, options.runs, options.threads
+                    )
+                    if not train(start).finished:
+                        return
                 result = train(cell)
                 if not result.finished:
                     return
