@@ -107,6 +107,8 @@ def main() -> int:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         parallel = ("--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal")
         return run(PYTHON, "-m", "pytest", *parallel, *arguments[1:])
+    # Where this folder was moved or copied to, what pip has noted down is the place where it was.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return run(PYTHON, "-m", "semillie_core.cli", *arguments)
 
 

@@ -8,6 +8,7 @@ imports stay inside ``run``, so that help and usage errors are instant.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in COMMANDS:
         command.add_parser(subparsers)
     args = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files and tags need not exist in the output's encoding, above all where Windows writes to a file.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status: int = args.run(args)
     except UsageError as error:

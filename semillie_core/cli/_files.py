@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import glob
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from ._errors import UsageError
@@ -20,6 +23,8 @@ SUFFIX_OF_FORMAT = {
 """Values of ``--format``, the names of formats among them, and the ending each gives a file."""
 
 _MARK, _COMPARISON = "_enhanced", "_compare"
+_RESULT = re.compile(rf"(.*){_MARK}(-[0-9]+)?({_COMPARISON})?", re.DOTALL)
+"""The stem of a result beside its photo; the first group is the photo's."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ def find_photos(
     Args:
         arguments: What the user named. Patterns work where the shell does not expand them, too.
         recursive: Look into the folders inside folders.
-        leave_out: Folder of results, not to be searched when it lies inside a searched one.
+        leave_out: Folder of results, not to be searched when it lies inside a searched one, or inside that from which
+            a pattern starts.
         with_results: Take what ``semillie enhance`` has written beside a photo for a photo, too.
 
     Returns:
@@ -75,17 +81,24 @@ def find_photos(
     problems: list[str] = []
     for argument in arguments:
         path = Path(argument)
-        if path.is_dir():
+        try:
+            is_folder, exists = path.is_dir(), path.exists()
+        except OSError as error:  # The name is too long, or a folder above must not be looked into.
+            problems.append(f"{path} cannot be read: {error.strerror or error}.")
+            continue
+        if is_folder:
             in_folder = _in_folder(path, recursive, leave_out)
             if not in_folder:
                 hint = "" if recursive else " Add --recursive to look into the folders inside it."
                 problems.append(f"{path} holds no {READABLE_FORMATS} file.{hint}")
             found += in_folder
-        elif path.exists():
+        elif exists:
             found.append(Found(path, Path(path.name)))
         elif glob.has_magic(argument):
             matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207
-            matches = [match for match in matches if match.is_file() and _is_photo(match)]
+            matches = [match for match in matches if _is_photo(match) and _is_file(match)]
+            start = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+            matches = _outside(matches, start, leave_out)
             if not matches:
                 problems.append(f"{argument} matches no {READABLE_FORMATS} file.")
             found += [Found(match, Path(match.name)) for match in matches]
@@ -117,9 +130,10 @@ def plan_jobs(
 
     Raises:
         UsageError: One output file for several photos, over a photo, against ``file_format``, or of a format that is
-            not written.
+            not written; or no ``output`` for a folder that has no other beside it, such as a whole drive.
     """
-    if output is not None and _is_photo(output) and not output.is_dir():
+    # os.path: where a folder above must not be looked into, writing fails later and says so.
+    if output is not None and _is_photo(output) and not os.path.isdir(output):  # noqa: PTH112
         return _single_job(photos, output, file_format, compare)
     inputs = {_key(photo.path) for photo in photos}
     taken = set(inputs)
@@ -154,6 +168,8 @@ def _preferred_target(photo: Found, output: Path | None, file_format: str | None
         return output / place
     if photo.folder is not None:
         folder = photo.folder.resolve()
+        if not folder.name:
+            raise UsageError(f"{folder} has no folder beside it for the results: name one with --output.")
         return folder.with_name(folder.name + _MARK) / place
     return photo.path.with_name(place.stem + _MARK + place.suffix)
 
@@ -191,20 +207,30 @@ def _is_photo(path: Path) -> bool:
 
 def _in_folder(folder: Path, recursive: bool, leave_out: Path | None) -> list[Found]:
     paths = sorted(
-        path for path in folder.glob("**/*" if recursive else "*") if _is_photo(path) and path.is_file()
+        path for path in folder.glob("**/*" if recursive else "*") if _is_photo(path) and _is_file(path)
     )
-    if leave_out is not None and leave_out.resolve() != folder.resolve():
-        paths = [path for path in paths if leave_out.resolve() not in path.resolve().parents]
-    return [Found(path, path.relative_to(folder), folder) for path in paths]
+    return [Found(path, path.relative_to(folder), folder) for path in _outside(paths, folder, leave_out)]
+
+
+def _is_file(path: Path) -> bool:
+    # Unlike its method, never raises: what must not be looked at is no photo.
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def _outside(paths: list[Path], searched: Path, leave_out: Path | None) -> list[Path]:
+    """The paths that are not in ``leave_out``, if that is a folder inside the searched one; else all."""
+    if leave_out is None or searched.resolve() not in leave_out.resolve().parents:
+        return paths
+    return [path for path in paths if leave_out.resolve() not in path.resolve().parents]
 
 
 def _without_earlier_results(photos: list[Found]) -> list[Found]:
-    """Drop ``NAME_enhanced`` beside ``NAME``, and its comparison: results of an earlier call with the same pattern."""
-    sources = {photo.path.with_suffix("") for photo in photos}
+    """Drop ``NAME_enhanced`` beside ``NAME``, numbered ones and comparisons: results of an earlier, similar call."""
+    sources = {(photo.path.parent, photo.path.stem) for photo in photos}
 
     def is_result(path: Path) -> bool:
-        stem = path.stem.removesuffix(_COMPARISON)
-        return stem.endswith(_MARK) and path.with_name(stem.removesuffix(_MARK)) in sources
+        named = _RESULT.fullmatch(path.stem)
+        return named is not None and (path.parent, named[1]) in sources
 
     return [photo for photo in photos if not is_result(photo.path)]
 

@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Make the pictures."""
-    from ..image_io import check_target, read_photo, side_by_side, write_photo
+    from ..image_io import check_target, compared_width, read_photo, side_by_side, write_photo
 
     # The clip for video workflows is no photo.
     samples = [str(path) for path in sorted(SAMPLES.glob("*")) if path.suffix in (".jpg", ".png")]
@@ -60,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
         try:
             before = read_photo(photo.path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            check_target(target, *before.pixels.shape[1:])
+            height, width = before.pixels.shape[1:]
+            check_target(target, height, compared_width(width))
             start = time.perf_counter()
             after = enhancer(before.pixels, lambda _: None)
             seconds = time.perf_counter() - start
@@ -68,7 +69,6 @@ def run(args: argparse.Namespace) -> int:
         except Exception as error:
             failures.append(explain(photo.path, error))
             continue
-        height, width = after.shape[1:]
         mean_before, mean_after = float(before.pixels[:3].mean()), float(after[:3].mean())
         print(
             f"  {photo.path.name}: {width} x {height} in {seconds:.2f} s, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -129,8 +130,15 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--{str(error).replace('_', '-')}") from error
     photos, failures = find_photos(args.photos, args.recursive, args.output)
     jobs = plan_jobs(photos, args.output, args.format, args.compare)
-    skipped = [] if args.overwrite else [job for job in jobs if any(path.exists() for path in job.results)]
-    open_jobs = [job for job in jobs if job not in skipped]
+    open_jobs: list[Job] = []
+    kept: list[Path] = []
+    for job in jobs:
+        # os.path: a name that is too long, or in a folder that must not be looked into, fails when it is written.
+        existing = [path for path in job.results if os.path.exists(path)]  # noqa: PTH110
+        if existing and not args.overwrite:
+            kept.append(existing[0])
+        else:
+            open_jobs.append(job)
 
     done = 0
     if open_jobs:
@@ -143,10 +151,9 @@ def run(args: argparse.Namespace) -> int:
         errors = _work_through(enhancer, open_jobs, args.quality, steady)
         done = len(open_jobs) - len(errors)
         failures += errors
-    for job in skipped:
-        existing = next(path for path in job.results if path.exists())
-        print(f"kept: {existing} exists already (replace it with --overwrite)")
-    print(f"{done} enhanced, {len(skipped)} kept, {len(failures)} failed.")
+    for path in kept:
+        print(f"kept: {path} exists already (replace it with --overwrite)")
+    print(f"{done} enhanced, {len(kept)} kept, {len(failures)} failed.")
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
@@ -182,11 +189,14 @@ def _work_through(
 def _enhance_file(
     enhancer: Enhancer, job: Job, quality: int, progress: Callable[[float], None], steady: SteadyLight | None
 ) -> None:
-    from ..image_io import check_target, read_photo, side_by_side, write_photo
+    from ..image_io import check_target, compared_width, read_photo, side_by_side, write_photo
 
     photo = read_photo(job.source)
     job.target.parent.mkdir(parents=True, exist_ok=True)
-    check_target(job.target, *photo.pixels.shape[1:])
+    height, width = photo.pixels.shape[1:]
+    check_target(job.target, height, width)
+    if job.comparison is not None:
+        check_target(job.comparison, height, compared_width(width))
     enhanced = enhancer(photo.pixels, progress, steady)
     write_photo(job.target, enhanced, like=photo, quality=quality)
     if job.comparison is not None:

@@ -129,7 +129,8 @@ def load_tagger(args: argparse.Namespace) -> tuple[SemanticModel, TagOptions]:
     """The model that the arguments name and what it is to report; says so where the model is not RAM.
 
     Raises:
-        UsageError: pyvips is missing, an option is out of range or does not suit the model, or there is no such model.
+        UsageError: pyvips is missing, an option is out of range or does not suit the model, or there is no such model
+            or it cannot be read.
     """
     from ..image_io import load_vips
     from ..ram import tag_images
@@ -139,7 +140,7 @@ def load_tagger(args: argparse.Namespace) -> tuple[SemanticModel, TagOptions]:
         load_vips()
         options, model = _options(args), _model(args)
         tag_images(model, [], options)  # do the options suit the model?
-    except (ValueError, DownloadError) as error:
+    except (ValueError, OSError, DownloadError) as error:  # OSError: the model must not be read.
         raise UsageError(str(error)) from error
     if not model.is_ram:
         print(f"using {model.architecture}; for RAM see --model", file=sys.stderr)

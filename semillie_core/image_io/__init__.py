@@ -5,7 +5,7 @@ does not.
 """
 
 from ._vips import load_vips
-from .comparison import side_by_side
+from .comparison import compared_width, side_by_side
 from .photo import PHOTO_SUFFIXES, READABLE_FORMATS, READABLE_SUFFIXES, Photo, PhotoError
 from .reading import photo_format, read_photo, result_format
 from .writing import check_target, write_photo
@@ -17,6 +17,7 @@ __all__ = [
     "Photo",
     "PhotoError",
     "check_target",
+    "compared_width",
     "load_vips",
     "photo_format",
     "read_photo",

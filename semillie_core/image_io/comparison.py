@@ -16,5 +16,11 @@ def side_by_side(before: Tensor, after: Tensor) -> Tensor:
     Returns:
         ``(C, H, 2 W + gap)``.
     """
-    gap = after.new_ones(after.shape[0], after.shape[1], max(2, after.shape[2] // 100))
+    channels, height, width = after.shape
+    gap = after.new_ones(channels, height, compared_width(width) - 2 * width)
     return torch.cat([before, gap, after], dim=2)
+
+
+def compared_width(width: int) -> int:
+    """Columns of what :func:`side_by_side` makes of photos with ``width`` columns."""
+    return 2 * width + max(2, width // 100)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -43,9 +45,10 @@ def check_target(path: str | Path, height: int, width: int) -> None:
             f"{path} cannot be written: {file_format.upper()} has at most {edge} pixels per side, the photo is "
             f"{width} x {height}. Write a PNG or TIFF file."
         )
-    if path.is_dir():
-        raise PhotoError(f"{path} cannot be written: it is a folder. Choose another name.")
     try:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(path.stat().st_mode):
+                raise PhotoError(f"{path} cannot be written: it is a folder. Choose another name.")
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise PhotoError(f"{path} cannot be written: {error.strerror or error}.") from error

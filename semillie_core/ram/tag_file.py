@@ -116,7 +116,8 @@ def write_tag_csv(tag_file: Path, target: Path) -> None:
     table.writerow(("path", "sha256", "text"))
     table.writerows((r["path"], r["sha256"], r["text"]) for r in _read_records(tag_file, None))
     with atomic_write(target) as file:
-        file.write(text.getvalue().encode())
+        # File names that are no Unicode, as the system has them.
+        file.write(text.getvalue().encode(errors="surrogateescape"))
 
 
 def _settings(model: SemanticModel, options: TagOptions) -> str:
@@ -150,4 +151,5 @@ def _read_records(path: Path, settings: str | None) -> list[dict[str, Any]]:
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    # What a file's name has that is no Unicode becomes an escape of JSON, which reads as the same name.
+    return json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"

@@ -1,10 +1,13 @@
 """The semillie command from its arguments to its files."""
 
 import contextlib
+import errno
 import hashlib
 import io
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from PIL import Image, features
 pytest.importorskip("pyvips", reason="the command line needs the extra cli")
 
 from semillie_core import cli
-from semillie_core.cli import demo
+from semillie_core.cli import _files, demo
 from semillie_core.image_io import read_photo, write_photo
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
 from semillie_core.weights import bundled, save_model
@@ -119,6 +122,94 @@ def test_existing_results_are_kept_unless_told_otherwise(semillie, photo, tmp_pa
     assert target.read_bytes() == b"mine"
     assert semillie("enhance", source, "--overwrite")[0] == 0
     assert read_photo(target).pixels.shape == (3, 40, 56)
+
+
+def test_a_name_too_long_for_a_result_fails_the_photo_alone(semillie, photo, tmp_path, monkeypatch):
+    from semillie_core import inference
+
+    enhance = inference.enhance
+    calls = []
+    monkeypatch.setattr(inference, "enhance", lambda *a, **o: calls.append(1) or enhance(*a, **o))
+    # 255 bytes are allowed nearly everywhere, and are reached by "_enhanced".
+    long, short = photo("n" * 245 + ".png"), photo("short.png")
+    status, out, err = semillie("enhance", long, short)
+    assert status == 1
+    assert "1 enhanced, 0 kept, 1 failed" in out
+    assert f"failed: {long.with_stem(long.stem + '_enhanced')} cannot be written" in err
+    assert len(calls) == 1
+    assert (tmp_path / "short_enhanced.png").is_file()
+
+
+def test_thousands_of_results_are_kept_in_no_time(semillie, tmp_path):
+    count = 2000
+    for folder in ("in", "out"):
+        (tmp_path / folder).mkdir()
+        for number in range(count):
+            (tmp_path / folder / f"{number}.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    compared = 0
+
+    def compare(self, other):
+        nonlocal compared
+        compared += 1
+        return self is other
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_files.Job, "__eq__", compare)
+        status, out, _ = semillie("enhance", tmp_path / "in", "-o", tmp_path / "out")
+    assert status == 0
+    assert f"0 enhanced, {count} kept" in out
+    assert compared <= count
+
+
+def test_names_that_the_output_cannot_show_stop_nothing(checkpoint, photo, tmp_path):
+    photo("in/\u7167\u7247.png"), photo("in/z.png")
+    # Where Windows sends output to a file, its encoding is one of these.
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    for command in (["enhance", "--model", str(checkpoint), "-o", str(tmp_path / "out")], ["tag"]):
+        result = subprocess.run(
+            [sys.executable, "-m", "semillie_core.cli", *command, str(tmp_path / "in")],
+            capture_output=True,
+            check=False,
+            env=environment,
+        )
+        assert result.returncode == 0, result.stderr
+        assert b"\\u7167\\u7247.png" in result.stdout
+        assert b"z.png" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["enhance", "demo"])
+def test_a_comparison_too_wide_is_noticed_before_the_work(semillie, photo, tmp_path, monkeypatch, command):
+    from semillie_core import inference
+
+    monkeypatch.setattr(demo, "SAMPLES", tmp_path / "none")
+    monkeypatch.setattr(inference, "enhance", lambda *_args, **_options: pytest.fail("enhanced"))
+    wide = photo("wide.png", size=(2, 33_000))
+    options = ["--compare"] if command == "enhance" else []
+    status, _, err = semillie(command, wide, "-o", tmp_path / "out", *options)
+    assert status == 1
+    assert "at most 65500 pixels per side, the photo is 66330 x 2" in err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [("enhance", "PHOTO", "--model"), ("models",), ("tag", "PHOTO", "--model")]
+)
+def test_a_model_that_must_not_be_read_is_named(semillie, photo, tmp_path, monkeypatch, arguments):
+    model = tmp_path / "locked.pth"
+    model.write_bytes(b"PK" + bytes(100))
+    open_file = Path.open
+
+    def locked(path, *options, **more):
+        if path == model:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open_file(path, *options, **more)
+
+    monkeypatch.setattr(Path, "open", locked)
+    command, *rest = (str(photo("a.png")) if part == "PHOTO" else part for part in arguments)
+    status, _, err = semillie(command, *rest, model)
+    assert status == 2
+    assert "locked.pth" in err
+    assert "Permission denied" in err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="symbolic links need a privilege on Windows")

@@ -98,6 +98,70 @@ def test_results_of_an_earlier_call_are_not_photos(tmp_path):
     assert len(found_names([tmp_path / "*.jpg"], tmp_path, with_results=True)[0]) == 4
 
 
+def test_numbered_results_of_an_earlier_call_are_not_photos(tmp_path):
+    make(
+        tmp_path,
+        "a.jpg",
+        "a.png",
+        "a_enhanced.jpg",
+        "a_enhanced-2.jpg",
+        "a_enhanced-2_compare.jpg",
+        "b-2.jpg",
+    )
+    assert found_names([tmp_path / "*.*"], tmp_path)[0] == ["a.jpg", "a.png", "b-2.jpg"]
+
+
+@pytest.mark.parametrize("name", ["_enhanced.jpg", "_enhanced_compare.png", "._enhanced.jpg"])
+def test_a_photo_that_is_called_like_the_mark_is_a_photo(tmp_path, name):
+    make(tmp_path, name)
+    assert found_names([tmp_path / name], tmp_path)[0] == [name]
+
+
+@pytest.mark.parametrize("argument", ["photos", "photos/*.jpg", "photos/**/a.jpg"])
+@pytest.mark.parametrize("output", [".", "..", "photos", "other"])
+def test_results_elsewhere_hide_no_photos(tmp_path, monkeypatch, argument, output):
+    make(tmp_path, "photos/a.jpg")
+    monkeypatch.chdir(tmp_path)
+    photos, problems = find_photos([argument], leave_out=Path(output))
+    assert [photo.path for photo in photos] == [Path("photos/a.jpg")]
+    assert problems == []
+
+
+def test_patterns_do_not_reach_into_the_folder_of_results(tmp_path, monkeypatch):
+    make(tmp_path, "trip/a.jpg", "out/a.jpg")
+    monkeypatch.chdir(tmp_path)
+    for pattern, names in (("**/*.jpg", ["trip/a.jpg"]), ("out/*.jpg", ["out/a.jpg"])):
+        photos, _ = find_photos([pattern], leave_out=Path("out"))
+        assert [photo.path.as_posix() for photo in photos] == names
+
+
+def test_a_whole_drive_needs_an_output():
+    drive = Path(Path.cwd().anchor)
+    photos = [Found(drive / "a.jpg", Path("a.jpg"), drive)]
+    with pytest.raises(UsageError, match="--output"):
+        plan_jobs(photos, None)
+    assert plan_jobs(photos, Path("out"))[0].target == Path("out/a.jpg")
+
+
+def test_what_must_not_be_looked_at_is_reported(tmp_path, monkeypatch):
+    make(tmp_path, "a.jpg")
+    look = Path.stat
+
+    def stat(path, **options):
+        if "locked" in path.parts:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return look(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    arguments = [str(tmp_path / "locked" / "b.jpg"), str(tmp_path / "a.jpg")]
+    photos, problems = find_photos(arguments)
+    assert [photo.path for photo in photos] == [tmp_path / "a.jpg"]
+    assert len(problems) == 1
+    assert "b.jpg" in problems[0]
+    # Elsewhere nothing is looked at that may raise: writing says what is wrong.
+    assert plan_jobs(photos, tmp_path / "locked" / "c.jpg")[0].target == tmp_path / "locked" / "c.jpg"
+
+
 def test_results_go_beside_photos_and_beside_folders(tmp_path):
     make(tmp_path, "trip/a.jpg", "trip/day/b.png", "c.tif")
     assert targets([tmp_path / "c.tif"]) == [tmp_path / "c_enhanced.tif"]

@@ -1,6 +1,7 @@
 """run.py: what it installs, when it does not, and what it says when it cannot."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -31,6 +32,7 @@ def script(repository, tmp_path, monkeypatch):
         return 0
 
     monkeypatch.setattr(module.subprocess, "call", record)
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
     monkeypatch.chdir(tmp_path)
     return module
 
@@ -60,6 +62,16 @@ def test_later_calls_need_no_pip(script, monkeypatch):
     assert [call[1:] for call in script.calls] == [
         ["-m", "semillie_core.cli", "enhance", "a b.jpg", "-o", "out"]
     ]
+
+
+def test_a_folder_that_was_moved_runs_its_own_code(script, monkeypatch, tmp_path):
+    run(script, monkeypatch)
+    moved = tmp_path / "moved"
+    monkeypatch.setattr(script, "ROOT", moved)
+    monkeypatch.setattr(script, "is_installed", lambda _: True)
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    assert run(script, monkeypatch, "doctor") == 0
+    assert os.environ["PYTHONPATH"].split(os.pathsep) == [str(moved), "elsewhere"]
 
 
 def test_the_development_installation_serves_the_command_line_too(script, monkeypatch):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import sys
 
 import pytest
 from PIL import Image
@@ -40,6 +42,18 @@ def read(path):
 
 def lines(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' file names are Unicode")
+def test_names_that_are_no_unicode_are_kept(model, photos, tmp_path):
+    odd = photos[0].rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    target, table = tmp_path / "tags.jsonl", tmp_path / "tags.csv"
+    options = TagOptions(max_tags=1)
+    assert tag_into_file(model, [odd], target, options, read=read).tagged == 1
+    assert tag_into_file(model, [odd], target, options, read=read).kept == 1
+    assert lines(target)[0]["path"] == str(odd)
+    write_tag_csv(target, table)
+    assert b"caf\xe9.png" in table.read_bytes()
 
 
 def test_unchanged_photos_are_left_out(model, photos, tmp_path):

@@ -176,6 +176,33 @@ def test_unusable_files_give_one_readable_error(tmp_path, kind, says):
     assert str(path) in str(caught.value)
 
 
+def test_names_of_tensors_may_be_anything(tmp_path):
+    path = tmp_path / "numbers.pth"
+    torch.save({0: torch.zeros(3)}, path)
+    with pytest.raises(CheckpointError, match=r"numbers\.pth holds no state dictionary"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("error", [IndexError("pop from empty list"), AssertionError(), AttributeError("x")])
+def test_a_broken_pickle_may_fail_in_any_way(tmp_path, monkeypatch, error):
+    def fail(*_args, **_options):
+        raise error
+
+    path = official_file(tmp_path / "broken.pth", SemiLLIE(SMALL))
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(CheckpointError, match=r"broken\.pth is truncated or damaged"):
+        load_model(path)
+
+
+def test_a_number_in_a_file_costs_no_time(tmp_path):
+    path = tmp_path / "large.safetensors"
+    state = dict(SemiLLIE(SMALL).state_dict())
+    state["layers.999999999999.residual_group.blocks.0.scale"] = torch.zeros(1)
+    safetensors.torch.save_file(state, path)
+    with pytest.raises(CheckpointError, match=r"large\.safetensors"):
+        load_model(path)
+
+
 def test_writing_is_atomic(tmp_path, monkeypatch):
     path = tmp_path / "net.safetensors"
     save_model(path, SemiLLIE(SMALL))
