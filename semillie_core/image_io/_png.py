@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
+from itertools import takewhile
 
 _SIGNATURE_BYTES = 8
 _AROUND_CONTENT = 12
 """Bytes of a chunk for its length, type and checksum."""
 _HEADER_BYTES = 13
+_PIXELS = b"IDAT"
 _COLOUR = (b"cICP", b"gAMA", b"cHRM", b"sRGB")
+_TEXT = (b"tEXt", b"zTXt", b"iTXt")
+_XMP = b"XML:com.adobe.xmp\0"
+"""What a chunk of text begins with that libvips reads and writes as XMP."""
 HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 """Transfer characteristics of ITU-T H.273 that stand for high dynamic range."""
 
@@ -25,6 +31,13 @@ def colour_chunks(data: bytes) -> bytes:
     """
     chunks = _chunks_before_pixels(data)
     return b"".join(chunks[kind] for kind in _COLOUR if kind in chunks)
+
+
+def text_chunks(data: bytes) -> bytes:
+    """The comments of a PNG file, as :func:`colour_chunks`: libvips takes them all for UTF-8, which most are not."""
+    return b"".join(
+        chunk for kind, chunk in _chunks(data) if kind in _TEXT and not chunk[8:].startswith(_XMP)
+    )
 
 
 def add_chunks(data: bytes, chunks: bytes) -> bytes:
@@ -47,14 +60,17 @@ def frame_count(data: bytes) -> int:
 
 def _chunks_before_pixels(data: bytes) -> dict[bytes, bytes]:
     """The undamaged chunks before the pixels by type, each as a whole."""
-    found = {}
+    return dict(takewhile(lambda chunk: chunk[0] != _PIXELS, _chunks(data)))
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Type and whole of every undamaged chunk in turn; those of pixels are not looked at, and come empty."""
     start = _SIGNATURE_BYTES
     while start + _AROUND_CONTENT <= len(data):
         length, kind = struct.unpack_from(">I4s", data, start)
-        if kind == b"IDAT":
-            break
         stop = start + _AROUND_CONTENT + length
-        if zlib.crc32(data[start + 4 : stop - 4]).to_bytes(4, "big") == data[stop - 4 : stop]:
-            found[kind] = data[start:stop]
+        if kind == _PIXELS:
+            yield kind, b""
+        elif zlib.crc32(data[start + 4 : stop - 4]).to_bytes(4, "big") == data[stop - 4 : stop]:
+            yield kind, data[start:stop]
         start = stop
-    return found

@@ -43,9 +43,10 @@ class Photo:
     """Bits per channel, 8 or 16; 16 for the 10 or 12 of AVIF and HEIC."""
     is_grey: bool = False
     """Whether the file holds one colour channel."""
-    metadata: Mapping[str, bytes | str] = field(default_factory=dict, repr=False)
-    """ICC profile, EXIF, XMP, IPTC and PNG comments under libvips' field names."""
-    png_colour: bytes = field(default=b"", repr=False)
-    """The chunks cICP, gAMA, cHRM and sRGB of a PNG file, which say what its values mean where no profile does."""
+    metadata: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    """ICC profile, EXIF, XMP and IPTC under libvips' field names."""
+    png_chunks: bytes = field(default=b"", repr=False)
+    """Chunks of a PNG file: cICP, gAMA, cHRM and sRGB, which say what its values mean where no profile does, and its
+    comments."""
     resolution: tuple[float, float] = (1.0, 1.0)
     """Horizontal and vertical resolution in pixels per millimetre."""

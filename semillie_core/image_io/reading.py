@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ._heif import HEIF_FORMATS, exceeds_jpeg, heif_format, load_heif
-from ._png import colour_chunks, frame_count, hdr_transfer
+from ._png import colour_chunks, frame_count, hdr_transfer, text_chunks
 from ._tiff import exif_of_tiff, full_pages
 from ._vips import load_vips, reason
 from .photo import READABLE_FORMATS, Photo, PhotoError
@@ -27,7 +27,7 @@ _DESCRIPTION_BYTES = 2**20
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DEPTHS = {"uchar": 8, "ushort": 16}
 _COLOUR_SPACES = ("srgb", "rgb", "rgb16", "b-w", "grey16")
-_METADATA = re.compile(r"(icc-profile|xmp|iptc|exif)-data|png-comment-.*")
+_METADATA = ("icc-profile-data", "xmp-data", "iptc-data", "exif-data")
 _XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>)\s*)[2-8]""")
 
 
@@ -105,7 +105,7 @@ def read_photo(path: str | Path) -> Photo:
         bit_depth,
         is_grey=colours == 1,
         metadata=metadata,
-        png_colour=colour_chunks(data) if file_format == "png" else b"",
+        png_chunks=colour_chunks(data) + text_chunks(data) if file_format == "png" else b"",
         resolution=(image.xres, image.yres),
     )
 
@@ -186,12 +186,9 @@ def _check_structure(path: Path, image: Any, pictures: int) -> None:
         raise PhotoError(f"{path} is in the colour space {image.interpretation}. Save it as RGB first.")
 
 
-def _metadata(image: Any) -> dict[str, bytes | str]:
-    metadata: dict[str, bytes | str] = {
-        name: image.get(name) for name in image.get_fields() if _METADATA.fullmatch(name)
-    }
-    xmp = metadata.get("xmp-data")
-    if isinstance(xmp, bytes):
+def _metadata(image: Any) -> dict[str, bytes]:
+    metadata: dict[str, bytes] = {name: image.get(name) for name in _METADATA if image.get_typeof(name)}
+    if xmp := metadata.get("xmp-data"):
         # Some programs believe XMP rather than EXIF, and would turn the upright photo once more.
         metadata["xmp-data"] = _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
     return metadata

@@ -60,7 +60,7 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
     The ending of the name decides the format. Values are rounded to the nearest step. PNG and TIFF keep 16 bits and
     are lossless; JPEG and WebP have 8. JPEG has no alpha: the photo is put on white. WebP has no grey: the values of a
     grey profile become those of sRGB. TIFF leaves out EXIF that is damaged, and only PNG keeps
-    :attr:`.photo.Photo.png_colour`.
+    :attr:`.photo.Photo.png_chunks`.
 
     Args:
         path: File to write; replaced if it exists.
@@ -91,8 +91,7 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
     if like is not None:
         image = image.copy(xres=like.resolution[0], yres=like.resolution[1])
         for name, value in like.metadata.items():
-            gtype = vips.GValue.blob_type if isinstance(value, bytes) else vips.GValue.gstr_type
-            image.set_type(gtype, name, value)
+            image.set_type(vips.GValue.blob_type, name, value)
         # Setting EXIF sets what it says: turned, and with a thumbnail of the dark photo.
         image.set_type(vips.GValue.gint_type, "orientation", 1)
         image.remove("jpeg-thumbnail-data")
@@ -101,9 +100,9 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
     except vips.Error as error:
         raise PhotoError(f"{path} cannot be encoded as {file_format.upper()}: {reason(error)}.") from error
     if file_format == "png" and like is not None:
-        encoded = add_chunks(encoded, like.png_colour)
+        encoded = add_chunks(encoded, like.png_chunks)
     exif = like.metadata.get("exif-data") if like is not None else None
-    if file_format == "tiff" and isinstance(exif, bytes):
+    if file_format == "tiff" and exif:
         encoded = add_exif_to_tiff(encoded, exif)
     try:
         with atomic_write(path) as file:

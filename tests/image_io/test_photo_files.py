@@ -269,15 +269,36 @@ def test_png_keeps_what_its_values_mean(tmp_path):
             written.load()
             assert written.info.get("gamma") == (1.0 if LINEAR in chunks else None)
         again = read_photo(tmp_path / "b.png")
-        assert again.png_colour == photo.png_colour
+        assert again.png_chunks == photo.png_chunks
         torch.testing.assert_close(again.pixels, photo.pixels)
         write_photo(tmp_path / "b.webp", photo.pixels, like=photo)
-        assert read_photo(tmp_path / "b.webp").png_colour == b""
+        assert read_photo(tmp_path / "b.webp").png_chunks == b""
+
+
+def test_png_keeps_its_comments_to_the_byte(tmp_path):
+    latin = png_chunk(b"tEXt", "Größe\0Jörg".encode("latin-1"))
+    prompt = png_chunk(b"tEXt", b'prompt\0{"1": {"class_type": "SemiLLIEEnhance"}}')
+    packed = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"night " * 99))
+    unicode = png_chunk(b"iTXt", "Title\0\0\0de\0Titel\0夜".encode())
+    content = png_with(latin, prompt)
+    (tmp_path / "a.png").write_bytes(
+        content[:-12] + packed + unicode + content[-12:]
+    )  # Some behind the pixels.
+    photo = read_photo(tmp_path / "a.png")
+    write_photo(tmp_path / "b.png", photo.pixels, like=photo)
+    content = (tmp_path / "b.png").read_bytes()
+    assert all(content.count(chunk) == 1 for chunk in (latin, prompt, packed, unicode))
+    with Image.open(tmp_path / "b.png") as written:
+        written.load()
+        assert written.text["Größe"] == "Jörg"
+        assert written.text["Title"] == "夜"
+    torch.testing.assert_close(read_photo(tmp_path / "b.png").pixels, photo.pixels)
+    write_photo(tmp_path / "b.jpg", photo.pixels, like=photo)
 
 
 def test_damaged_colour_chunks_are_left_out(tmp_path):
     (tmp_path / "a.png").write_bytes(png_with(P3[:-1] + b"?", LINEAR))
-    assert read_photo(tmp_path / "a.png").png_colour == LINEAR
+    assert read_photo(tmp_path / "a.png").png_chunks == LINEAR
 
 
 @pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
