@@ -99,7 +99,6 @@ def test_semi_supervised_losses_fall(config):
 RUN = """
 import sys
 import torch
-from PIL import Image
 torch.set_num_threads(1)
 from semillie_core.training import TrainConfig, train
 if __name__ == "__main__":
