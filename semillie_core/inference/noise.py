@@ -19,6 +19,11 @@ NOISE = ((0.004, 0.009), (0.0035, 0.002), (0.0035, 0.002), (0.0035, 0.002))
 differences to it, for the photo and for its versions of half, a quarter and an eighth of the size. Chosen on LOL
 validation pairs, by SSIM and LPIPS; LPIPS alone would leave the coarse colour blotches."""
 
+BLACK = 0.25 / 255, 1.5 / 255
+"""Luma of an area of the original up to which its colour is not known, and from which it is: below one step of 8 bits
+a camera's black level and JPEG decide it. Between LOL validation pairs, as between SICE's, the colours of such areas
+in the enhanced image and in the reference have next to nothing in common."""
+
 _RADIUS = 2
 _REACH = 2 * _RADIUS
 _DARKEST = 0.004  # luma of one step of 8 bits
@@ -32,7 +37,7 @@ def reduce_noise(original: Tensor, enhanced: Tensor, amount: float = 1.0) -> Ten
 
     The standard deviation that counts as noise in a neighbourhood is that of :data:`NOISE` times ``sqrt(gain - 1)``,
     with the gain from the original's luma to the enhanced image's: the variance of shot noise grows with the gain, and
-    what was not brightened stays as it is.
+    what was not brightened stays as it is. Areas that were :data:`black <BLACK>` and were brightened lose their colour.
 
     Args:
         original: The dark photos, ``(B, 3, H, W)`` in [0, 1].
@@ -77,12 +82,17 @@ def _filter(original: Tensor, enhanced: Tensor, amount: float, scale: int) -> Te
     spread = _average(torch.cat([squares[:, :1], squares[:, 1:].sum(1, keepdim=True)], dim=1))
     squared_means = means.square()
     spread -= torch.cat([squared_means[:, :1], squared_means[:, 1:].sum(1, keepdim=True)], dim=1)
-    gain = means[:, :1] / _average(luma(original)).clamp_min(_DARKEST)
+    dark = _average(luma(original))
+    gain = means[:, :1] / dark.clamp_min(_DARKEST)
     noise = (gain - 1).clamp_min(0) * gain.new_tensor(NOISE[scale]).view(1, 2, 1, 1).square()
     spread.clamp_(min=_ROUNDING)
     keep = (spread / (spread + amount**2 * noise))[:, [0, 1, 1, 1]]
     result = _average(keep) * values + _average(means - keep * means)
-    return result[:, :1] + result[:, 1:]
+    light, colour = result[:, :1], result[:, 1:]
+    if scale + 1 == len(NOISE):
+        unknown = ((BLACK[1] - dark) / (BLACK[1] - BLACK[0])).clamp(0, 1)
+        colour = colour * (1 - unknown * (amount * (gain - 1)).clamp(0, 1))
+    return light + colour
 
 
 def _average(values: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from scipy.ndimage import uniform_filter
 from skimage.measure import block_reduce
 
+from semillie_core.colour import luma
 from semillie_core.inference import NETWORK_ALONE, enhance, noise
-from semillie_core.inference.noise import NOISE, reduce_noise
+from semillie_core.inference.noise import BLACK, NOISE, reduce_noise
 from semillie_core.metrics import ssim
 from semillie_core.weights import load_model
 
@@ -48,19 +49,24 @@ def by_scipy(original: np.ndarray, enhanced: np.ndarray, amount: float, scale: i
             change = (1 - share) * near + share * far
         enhanced = enhanced + change
     light = (weights * enhanced).sum(0)
-    gain = average(light) / np.maximum(average((weights * original).sum(0)), 0.004)
-    result = np.zeros_like(enhanced)
+    dark = average((weights * original).sum(0))
+    gain = average(light) / np.maximum(dark, 0.004)
+    parts = []
     for part, deviation in zip((light[None], enhanced - light), NOISE[scale], strict=True):
         mean = average(part)
         variance = (average(part**2) - mean**2).sum(0).clip(1e-10)
         slope = variance / (variance + (amount * deviation) ** 2 * (gain - 1).clip(0))
-        result += average(slope) * part + average((1 - slope) * mean)
-    return result
+        parts.append(average(slope) * part + average((1 - slope) * mean))
+    if scale + 1 == len(NOISE):
+        unknown = np.interp(dark, BLACK, (1, 0)) * (amount * (gain - 1)).clip(0, 1)
+        parts[1] *= 1 - unknown
+    return parts[0] + parts[1]
 
 
 @pytest.mark.parametrize("amount", [0.5, 1.0, 3.0])
 def test_is_the_guided_filter_at_every_scale(amount):
     dark, bright = (torch.rand(2, 3, 24, 40) * scale for scale in (0.1, 1.0))
+    dark[1] /= 20
     result = reduce_noise(dark, bright, amount)
     for image in range(2):
         expected = by_scipy(dark[image].double().numpy(), bright[image].double().numpy(), amount)
@@ -74,6 +80,19 @@ def test_blotches_go_too():
     bright = dark * LIFT + NOISE[-1][0] * math.sqrt(LIFT - 1) * blotches
     result = reduce_noise(dark, bright)
     assert result.std() < 0.7 * bright.std()
+
+
+def test_what_was_black_has_no_colour():
+    dark = torch.zeros(1, 3, 128, 256)
+    dark[..., 128:] = 0.03
+    tinted = torch.tensor([0.12, 0.06, 0.08]).view(1, 3, 1, 1).expand_as(dark)
+    result = reduce_noise(dark, tinted)
+    torch.testing.assert_close(result[..., 192:], tinted[..., 192:])
+    black = result[..., :64]
+    assert black.amax(1).sub(black.amin(1)).max() < 0.01 / 255
+    torch.testing.assert_close(luma(black), luma(tinted[..., :64]))
+    # A black the network left as it is keeps its tint.
+    torch.testing.assert_close(reduce_noise(dark + tinted / 1000, tinted / 1000), tinted / 1000)
 
 
 def test_bands_change_nothing(monkeypatch):
