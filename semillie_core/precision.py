@@ -20,6 +20,11 @@ def full_precision(device: torch.device) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+def at_least_float32(values: Tensor) -> Tensor:
+    """Values of half precision in float32; float32 and float64 as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def in_double(values: Tensor) -> Tensor:
     """Values in float64, on the CPU where they are on a device that may have none: Apple's and some of Intel's."""
     return (values if values.device.type in ("cpu", "cuda") else values.cpu()).double()

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..precision import at_least_float32
 from ..ram.encoders import SemanticEncoder, SemanticFeatures
 
 _OFFICIAL_EPS = 1e-7
@@ -68,7 +69,7 @@ def semantic_contrastive_loss(
         form: See above.
 
     Returns:
-        A float32 scalar.
+        A scalar of at least float32.
 
     Raises:
         ValueError: The features have nothing in common to compare, or ``form`` is unknown.
@@ -100,7 +101,7 @@ def semantic_perceptual_loss(
             alike whatever their range (for EfficientNet-Lite0). The released loss does not.
 
     Returns:
-        A float32 scalar.
+        A scalar of at least float32.
 
     Raises:
         ValueError: The features have no maps, or different numbers of them.
@@ -111,13 +112,13 @@ def semantic_perceptual_loss(
             "encode with maps=True."
         )
     losses = []
-    for x, y in zip(output.maps, target.maps, strict=True):
+    for x, y in zip(map(at_least_float32, output.maps), map(at_least_float32, target.maps), strict=True):
         if relative:
-            error, size = ((x.float() - y.float()).square(), y.float().square())
+            error, size = ((x - y).square(), y.square())
             ratio = error.flatten(1).mean(1) / size.flatten(1).mean(1).clamp_min(_OFFICIAL_EPS)
             losses.append(ratio.mean())
         else:
-            losses.append(F.mse_loss(x.float(), y.float()))
+            losses.append(F.mse_loss(x, y))
     return torch.stack(losses).mean()
 
 
@@ -142,7 +143,7 @@ def _logits(*features: SemanticFeatures) -> list[tuple[Tensor, ...]]:
 
 
 def _distance(x: Tensor, y: Tensor, by_sample: bool) -> Tensor:
-    distance = (x.float() - y.float()).abs()
+    distance = (at_least_float32(x) - at_least_float32(y)).abs()
     return distance.flatten(1).mean(1) if by_sample else distance.mean()
 
 

@@ -12,6 +12,7 @@ from .config import (
 from .errors import TrainingError
 from .fine_tune import FineTuned, FineTuneOptions, fine_tune
 from .objective import Objective
+from .official import OfficialIteration, OfficialTrainer
 from .rehearsal import Rehearsal, rehearse
 from .report import write_report
 from .step import MeanTeacherStep, run_steps, whole_frames
@@ -24,6 +25,8 @@ __all__ = [
     "LossConfig",
     "MeanTeacherStep",
     "Objective",
+    "OfficialIteration",
+    "OfficialTrainer",
     "OptimizerConfig",
     "Phase",
     "Rehearsal",

@@ -222,8 +222,11 @@ class TrainConfig:
     official_compat: bool = False
     """Compute as the released trainer: gradient loss twice, unscaled perceptual distances, input to RAM that is neither
     antialiased nor normalised, and a teacher that drops paths in the first epoch. Everything else of its recipe has an
-    option of its own, which the preset ``paper`` sets. The losses on RAM's features keep their gradient, which the
-    released code cuts. Needs ``optimizer.schedule`` released, and RAM for semantic losses."""
+    option of its own, which the preset ``paper`` sets, ``semantic_gradient`` aside. Needs ``optimizer.schedule``
+    released, and RAM for semantic losses."""
+    semantic_gradient: bool = True
+    """Whether the semantic losses train the student. The released code cuts their gradient, so that they change nothing
+    but the loss that it reports; false does the same."""
     val_every: int = 500
     """Steps between validations; the best weights by plain validation PSNR are kept. 0 never validates."""
     checkpoint_every: int = 250

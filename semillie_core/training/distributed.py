@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..devices import AUTO, pick_device
+from ..precision import at_least_float32
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ class Process:
         """The average of scalars over processes."""
         if not values:
             return {}
-        stacked = torch.stack([value.detach().float() for value in values.values()])
+        stacked = torch.stack([at_least_float32(value.detach()) for value in values.values()])
         if self.world > 1:
             dist.all_reduce(stacked)
             stacked /= self.world

@@ -17,7 +17,7 @@ from ..data import Batch, StepData, UnpairedBatch
 from ..inference.noise import reduce_noise
 from ..losses import colour_loss, detail_loss, gradient_loss, ssim_loss, structure_loss
 from ..losses.semantic import SemanticContrastiveLoss, SemanticPerceptualLoss
-from ..precision import full_precision
+from ..precision import at_least_float32, full_precision
 from ..ram import SemanticEncoder
 from .config import TrainConfig
 from .errors import TrainingError
@@ -68,7 +68,7 @@ class Objective(nn.Module):
             step: Its number, from 0.
 
         Returns:
-            Scalars with gradient to the student alone.
+            Scalars with gradient to the student alone; those of the semantic losses may have none.
         """
         terms = self._paired_terms(data.paired, step)
         if data.unpaired is not None:
@@ -90,7 +90,9 @@ class Objective(nn.Module):
                 coarse = _coarse_structure(output.illumination, batch.high)
                 terms["illumination"] = weights.illumination * coarse
         if weights.perceptual and step >= weights.perceptual_from:
-            terms["perceptual"] = weights.perceptual * self.perceptual(output.image, batch.high)
+            terms["perceptual"] = weights.perceptual * self.perceptual(
+                self._to_encoder(output.image), batch.high
+            )
         return terms
 
     def _pixel_terms(self, image: Tensor, high: Tensor) -> dict[str, Tensor]:
@@ -114,14 +116,14 @@ class Objective(nn.Module):
         output = self._enhance(View(batch.strong, batch.strong_thumbnail, batch.region))
         terms = {"consistency": F.l1_loss(output.image, target)}
         if weights.weight and weights.contrastive:  # as TrainConfig.needs_encoder has it
-            contrast = self.contrastive(output.image, target, batch.strong)
+            contrast = self.contrastive(self._to_encoder(output.image), target, batch.strong)
             terms["contrastive"] = weights.contrastive * contrast
         return terms
 
     def _enhance(self, view: View) -> Enhanced:
         """The student's output, in full precision."""
         output = enhance_view(self.student, view)
-        output = output._replace(image=_full_precision(output.image))
+        output = output._replace(image=at_least_float32(output.image))
         if not torch.isfinite(output.image).all():
             raise TrainingError(
                 "The student's output is not finite. Train on in a new run_dir with a lower optimizer.learning_rate "
@@ -129,17 +131,18 @@ class Objective(nn.Module):
             )
         return output
 
+    def _to_encoder(self, image: Tensor) -> Tensor:
+        return image if self.config.semantic_gradient else image.detach()
+
     @torch.no_grad()
     def _pseudo_label(self, batch: UnpairedBatch) -> Tensor:
         """The teacher's output on the weak view, or the bank's where it has one."""
         (teacher,) = self._teacher
         output = enhance_view(teacher, View(batch.weak, batch.weak_thumbnail, batch.region))
-        own = reduce_noise(batch.weak, _full_precision(output.image), self.config.consistency.noise_reduction)
+        own = reduce_noise(
+            batch.weak, at_least_float32(output.image), self.config.consistency.noise_reduction
+        )
         return torch.where(batch.has_pseudo[:, None, None, None], batch.pseudo.to(own.dtype), own)
-
-
-def _full_precision(image: Tensor) -> Tensor:
-    return image.to(torch.promote_types(image.dtype, torch.float32))
 
 
 def _coarse_structure(output: Tensor, target: Tensor) -> Tensor:

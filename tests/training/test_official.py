@@ -12,8 +12,9 @@ import torch
 from torch.func import functional_call
 
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
+from semillie_core.ram import load_efficientnet_lite0
 from semillie_core.ram.encoders import SemanticFeatures
-from semillie_core.training import TrainConfig, run_steps, whole_frames
+from semillie_core.training import OfficialTrainer, TrainConfig, run_steps, whole_frames
 from semillie_core.training.presets import preset
 
 EPOCH, ITERATIONS_PER_EPOCH = 40, 5
@@ -22,10 +23,15 @@ PAPER_LIKE = SemiLLIEConfig(embed_dim=32, depths=(1, 1), d_state=2, expand=1.0, 
 
 
 def released(
-    network: SemiLLIEConfig = PAPER_LIKE, *, semantic: bool = False, weight: float = 0.1
+    network: SemiLLIEConfig = PAPER_LIKE,
+    *,
+    semantic: bool = False,
+    semantic_gradient: bool = True,
+    weight: float = 0.1,
 ) -> TrainConfig:
     """The ``paper`` preset on a network, with the losses on RAM's features or without."""
     values = preset("paper") | {"run_dir": "unused", "network": network.to_dict()}
+    values["semantic_gradient"] = semantic_gradient
     values["optimizer"] |= {"epoch_steps": ITERATIONS_PER_EPOCH}
     values["consistency"] |= {"weight": weight, "contrastive": float(semantic)}
     values["loss"] |= {"perceptual": 0.1 if semantic else 0.0}
@@ -63,7 +69,13 @@ def l1(x, y):
     return (x - y).abs().mean()
 
 
-def released_loss(network, student, teacher, batch, encoder):
+class Losses(NamedTuple):
+    total: torch.Tensor
+    supervised: torch.Tensor
+    unsupervised: torch.Tensor
+
+
+def released_loss(network, student, teacher, batch, encoder, semantic_gradient):
     low, high, weak, strong = batch
     with torch.no_grad():
         pseudo = functional_call(network, teacher, (weak,)).image
@@ -73,6 +85,8 @@ def released_loss(network, student, teacher, batch, encoder):
     supervised = supervised + 0.1 * 2 * l1(gradient_magnitude(output), gradient_magnitude(high))
     unsupervised = l1(unlabelled, pseudo)
     if encoder is not None:
+        if not semantic_gradient:  # as released
+            output, unlabelled = output.detach(), unlabelled.detach()
         mine, theirs = (encoder.encode(x).maps for x in (output, high))
         distances = [((a - b) ** 2).mean() for a, b in zip(mine, theirs, strict=True)]
         supervised = supervised + 0.1 * sum(distances) / 3
@@ -81,7 +95,7 @@ def released_loss(network, student, teacher, batch, encoder):
             a, p, n = (getattr(features, part) for features in (anchor, positive, negative))
             unsupervised = unsupervised + l1(a, p) / (l1(a, n) + 1e-7)
     weight = 0.1 * math.exp(-5 * (1 - EPOCH / 100) ** 2)
-    return supervised + weight * unsupervised
+    return Losses(supervised + weight * unsupervised, supervised, unsupervised)
 
 
 def adamp(weight, gradient, memory, count):
@@ -105,22 +119,33 @@ def adamp(weight, gradient, memory, count):
     return weight, (mean, square)
 
 
-def recompute(network, student, teacher, batches, encoder, followed):
-    """Losses, and student and teacher after the iterations."""
-    student, teacher = dict(student), dict(teacher)
+class Iteration(NamedTuple):
+    losses: Losses
+    gradients: dict[str, torch.Tensor]
+    student: dict[str, torch.Tensor]
+    teacher: dict[str, torch.Tensor]
+
+
+def recompute(network, teacher, batches, encoder, followed, *, semantic_gradient):
+    """What each iteration computes, and student and teacher after it."""
+    student, teacher = (
+        {name: value.clone() for name, value in module.state_dict().items()} for module in (network, teacher)
+    )
     trainable = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     memory = dict.fromkeys(trainable, (0.0, 0.0))
-    losses = []
+    iterations = []
     for count, batch in enumerate(batches, start=1):
         leaves = {n: student[n].detach().requires_grad_() for n in trainable}
-        loss = released_loss(network, student | leaves, teacher, batch, encoder)
-        gradients = torch.autograd.grad(loss, list(leaves.values()))
-        for name, gradient in zip(trainable, gradients, strict=True):
+        losses = released_loss(network, student | leaves, teacher, batch, encoder, semantic_gradient)
+        gradients = dict(
+            zip(trainable, torch.autograd.grad(losses.total, list(leaves.values())), strict=True)
+        )
+        for name, gradient in gradients.items():
             student[name], memory[name] = adamp(leaves[name].detach(), gradient, memory[name], count)
         keep = min(1 - 1 / (followed + count), 0.996)
         teacher = {name: keep * teacher[name] + (1 - keep) * student[name] for name in teacher}
-        losses.append(loss.item())
-    return losses, student, teacher
+        iterations.append(Iteration(losses, gradients, dict(student), teacher))
+    return iterations
 
 
 def largest_difference(actual, expected):
@@ -145,16 +170,18 @@ def batches():
     return [(h / 6, h, n, (n * 1.3).clamp(0, 1)) for h, n in zip(high, night, strict=True)]
 
 
-@pytest.mark.parametrize("semantic", [False, True])
+@pytest.mark.parametrize(
+    ("semantic", "semantic_gradient"),
+    [(False, True), (True, True), (True, False)],
+    ids=["none", "kept", "cut"],
+)
 @pytest.mark.parametrize("followed", [0, FIRST_STEP])
-def test_three_released_iterations(networks, batches, semantic, followed):
+def test_three_released_iterations(networks, batches, semantic, semantic_gradient, followed):
     student, teacher = networks
     encoder = Semantics() if semantic else None
-    expected, weights, averages = recompute(
-        student, student.state_dict(), teacher.state_dict(), batches, encoder, followed
-    )
+    expected = recompute(student, teacher, batches, encoder, followed, semantic_gradient=semantic_gradient)
     records = run_steps(
-        released(semantic=semantic),
+        released(semantic=semantic, semantic_gradient=semantic_gradient),
         student,
         teacher,
         [whole_frames(*batch) for batch in batches],
@@ -162,12 +189,45 @@ def test_three_released_iterations(networks, batches, semantic, followed):
         followed=followed,
         encoder=encoder,
     )
-    assert [record["loss"] for record in records] == pytest.approx(expected, rel=1e-6)
+    losses = [iteration.losses.total.item() for iteration in expected]
+    assert [record["loss"] for record in records] == pytest.approx(losses, rel=1e-12)
     assert {record["lr"] for record in records} == {2e-4}
-    # Three steps move weights by 6e-4; distances of features are taken in float32.
-    tolerance = 1e-7 if semantic else 1e-12
-    assert largest_difference(student.state_dict(), weights) < tolerance
-    assert largest_difference(teacher.state_dict(), averages) < tolerance
+    # Three steps move weights by 6e-4.
+    assert largest_difference(student.state_dict(), expected[-1].student) < 1e-12
+    assert largest_difference(teacher.state_dict(), expected[-1].teacher) < 1e-12
+
+
+@pytest.mark.parametrize("semantic", [False, True])
+def test_the_official_trainer_by_iteration(networks, batches, semantic):
+    student, teacher = networks
+    encoder, followed = (Semantics() if semantic else None), 247
+    expected = recompute(student, teacher, batches, encoder, followed, semantic_gradient=False)
+    trainer = OfficialTrainer(student, teacher, epoch=EPOCH, iteration=followed, encoder=encoder)
+    for batch, wanted in zip(batches, expected, strict=True):
+        seen = trainer.step(*batch)
+        losses = seen.loss, seen.supervised, seen.unsupervised
+        assert losses == pytest.approx([loss.item() for loss in wanted.losses], rel=1e-12)
+        parts = (
+            seen.structure + 0.1 * seen.perceptual + 0.1 * seen.gradient,
+            seen.consistency + seen.contrastive,
+        )
+        assert parts == pytest.approx(losses[1:], rel=1e-12)
+        assert bool(seen.perceptual and seen.contrastive) is semantic
+        gradients = {name: p.grad for name, p in student.named_parameters() if p.requires_grad}
+        assert largest_difference(gradients, wanted.gradients) < 1e-12
+        assert largest_difference(student.state_dict(), wanted.student) < 1e-12
+        assert largest_difference(teacher.state_dict(), wanted.teacher) < 1e-12
+    assert (seen.learning_rate, seen.teacher_decay, trainer.iteration) == (2e-4, 0.996, 250)
+    assert seen.consistency_weight == pytest.approx(0.1 * math.exp(-1.8))
+    # The epoch may be told between steps, and the optimiser goes on.
+    trainer.epoch = 152
+    assert trainer.step(*batches[0]).learning_rate == pytest.approx(2e-6)
+    assert trainer.optimizer.state[student.conv_first.weight]["step"] == 4
+
+
+def test_the_official_trainer_wants_ram_as_released(networks):
+    with pytest.raises(ValueError, match="official_compat=True"):
+        OfficialTrainer(*networks, encoder=load_efficientnet_lite0().encoder)
 
 
 def test_the_preset_is_the_released_recipe():
@@ -397,7 +457,8 @@ def test_official_iterations_of_the_fixture(parity):
     followed = next(
         (v for k, v in facts.items() if isinstance(v, int) and re.search("iter.*(start|first)|ema", k)), 0
     )
-    steps = [whole_frames(*batch) for batch in record.batches]
-    run_steps(released(network), student, teacher, steps, first_step=FIRST_STEP, followed=followed)
+    trainer = OfficialTrainer(student, teacher, epoch=EPOCH, iteration=followed)
+    for batch in record.batches:
+        trainer.step(*batch)
     for module, who in ((student, "student"), (teacher, "teacher")):
         assert largest_difference(module.state_dict(), record.after[who]) < 2e-5
