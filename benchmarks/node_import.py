@@ -8,6 +8,7 @@ processor time of importing it and of building its menus.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -43,6 +44,9 @@ print(1e3 * (imported - started), 1e3 * (time.process_time() - imported))
 
 def main() -> None:
     """Measure and print."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     engine = prepare("current")
     runs = []
     for _ in range(REPEATS + 1):

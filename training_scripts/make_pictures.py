@@ -1,6 +1,10 @@
 """Make the README's picture of before and after from the sample photos.
 
-Run it with ``python -m training_scripts.make_pictures``.
+Reads    the photos in samples/.
+Writes   docs/images/before_after.jpg, or --output.
+Exits    0 done, 2 wrong arguments.
+
+    python -m training_scripts.make_pictures
 """
 
 from __future__ import annotations
@@ -24,7 +28,11 @@ CELL = (260, 390)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m training_scripts.make_pictures", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m training_scripts.make_pictures",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--model", default="semillie-compact", help="bundled model or checkpoint file")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "docs" / "images" / "before_after.jpg")
     options = parser.parse_args(arguments)

@@ -1,7 +1,9 @@
 """Make the dark sample photos in ``samples/`` from free photos and the sensor model.
 
-The sources come from scikit-image (extra ``dev``) and from Debian's package ``lomiri-wallpapers-16.04``;
-``samples/README.md`` names author and licence of each. The results are the same on every run::
+Reads    photos of scikit-image (extra ``dev``) and one of Debian's package ``lomiri-wallpapers-16.04``;
+         ``samples/README.md`` names author and licence of each.
+Writes   samples/, or --output; the same on every run.
+Exits    0 done, 1 failed (the message says why), 2 wrong arguments.
 
     python -m training_scripts.make_samples
     python -m training_scripts.make_samples --meadow seeding_by_Clements_Engelhardt.jpg --output samples-again

@@ -1,6 +1,10 @@
-"""Write docs/training_options.md from the descriptions in the code.
+"""Write docs/training_options.md.
 
-python -m training_scripts.options_page
+Reads    the descriptions of the options in the code.
+Writes   docs/training_options.md.
+Exits    0 done, 2 wrong arguments.
+
+    python -m training_scripts.options_page
 """
 
 from __future__ import annotations
@@ -26,7 +30,9 @@ def text() -> str:
 
 if __name__ == "__main__":
     argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m training_scripts.options_page",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
     with atomic_write(PAGE) as file:
         file.write(text().encode())

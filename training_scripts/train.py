@@ -85,6 +85,10 @@ def read_config(path: Path | None, preset_name: str | None, assignments: list[st
         raise ValueError(f"Name a config file, or a preset with --preset: {', '.join(PRESETS)}.")
     values = preset(preset_name) if preset_name else {}
     if path is not None:
+        if not path.exists():
+            raise ValueError(
+                f"There is no config file {path}. A preset is named with --preset: {', '.join(PRESETS)}."
+            )
         _merge(values, read_yaml(path))
     for assignment in assignments:
         _assign(values, assignment)

@@ -22,6 +22,11 @@ SUFFIX_OF_FORMAT = {
 }
 """Values of ``--format``, the names of formats among them, and the ending each gives a file."""
 
+_NOT_WRITTEN = frozenset(
+    {".bmp", ".gif", ".jp2", ".jxl", ".exr", ".ppm", ".psd", ".tga", ".dng", ".mp4", ".mov", ".mkv", ".webm"}
+)
+"""Endings by which an output is meant for a file, of pictures and clips that are neither read nor written."""
+
 _MARK, _COMPARISON = "_enhanced", "_compare"
 _RESULT = re.compile(rf"(.*){_MARK}(-[0-9]+)?({_COMPARISON})?", re.DOTALL)
 """The stem of a result beside its photo; the first group is the photo's."""
@@ -119,8 +124,8 @@ def plan_jobs(
     A result has its photo's name and ending; where the ending is not that of the format which the photo's content
     shows, that format is not written (AVIF and HEIC), or ``file_format`` asks for another, the ending of the format
     that is. Without ``output``, results go beside single photos as ``NAME_enhanced`` and for a folder into
-    ``FOLDER_enhanced`` beside it. An ``output`` that ends like a photo and is not a folder is a file, otherwise a
-    folder that mirrors the searched ones. Where names coincide, the later ones are numbered.
+    ``FOLDER_enhanced`` beside it. An ``output`` that ends like a picture or clip and is not a folder is a file,
+    otherwise a folder that mirrors the searched ones. Where names coincide, the later ones are numbered.
 
     Args:
         photos: From :func:`find_photos`.
@@ -133,7 +138,7 @@ def plan_jobs(
             not written; or no ``output`` for a folder that has no other beside it, such as a whole drive.
     """
     # os.path: where a folder above must not be looked into, writing fails later and says so.
-    if output is not None and _is_photo(output) and not os.path.isdir(output):  # noqa: PTH112
+    if output is not None and _is_file_name(output) and not os.path.isdir(output):  # noqa: PTH112
         return _single_job(photos, output, file_format, compare)
     inputs = {_key(photo.path) for photo in photos}
     taken = set(inputs)
@@ -178,9 +183,10 @@ def _single_job(photos: Sequence[Found], output: Path, file_format: str | None, 
     from ..image_io import PHOTO_SUFFIXES
 
     if output.suffix.lower() not in PHOTO_SUFFIXES:
+        how = "not" if output.suffix.lower() in _NOT_WRITTEN else "read but not"
         raise UsageError(
-            f"--output {output}: {output.suffix[1:].upper()} is read but not written. Let it end in one of "
-            f"{', '.join(PHOTO_SUFFIXES)}."
+            f"--output {output}: {output.suffix[1:].upper()} is {how} written. Let it end in one of "
+            f"{', '.join(PHOTO_SUFFIXES)}, or name a folder."
         )
     if len(photos) > 1:
         raise UsageError(f"--output {output} is one file, but there are {len(photos)} photos: name a folder.")
@@ -196,6 +202,10 @@ def _single_job(photos: Sequence[Found], output: Path, file_format: str | None, 
                 f"--output {output} would overwrite {job.source}, the photo itself: choose another name."
             )
     return jobs
+
+
+def _is_file_name(output: Path) -> bool:
+    return _is_photo(output) or (output.suffix.lower() in _NOT_WRITTEN and not output.name.startswith("."))
 
 
 def _is_photo(path: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import TypeGuard
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from ..image_io import read_photo
@@ -127,7 +127,7 @@ def read_levels(path: Path) -> Tensor:
             array = np.array(colours if turn is None else colours.transpose(turn))
     # Decoders raise what they like for broken files.
     except Exception as error:
-        raise DataError(f"Cannot read image {path}: {error}") from error
+        raise _cannot_read(path, error) from error
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
@@ -158,7 +158,15 @@ def upright_size(path: Path) -> tuple[int, int]:
                 )
             return (width, height) if _orientation(image) >= _FIRST_SIDEWAYS else (height, width)
     except Exception as error:
-        raise DataError(f"Cannot read image {path}: {error}") from error
+        raise _cannot_read(path, error) from error
+
+
+def _cannot_read(path: Path, error: Exception) -> DataError:
+    if isinstance(error, UnidentifiedImageError):
+        return DataError(
+            f"Cannot read image {path}: it is damaged or of no known format. Replace it or take it out."
+        )
+    return DataError(f"Cannot read image {path}: {error}")
 
 
 def differ_in_size(pair: Pair, low: Sequence[int], high: Sequence[int]) -> str:

@@ -269,6 +269,12 @@ def test_one_output_file_is_for_one_other_photo(tmp_path):
         targets([tmp_path / "a.jpg"], tmp_path / "sub" / ".." / "a.jpg")
     with pytest.raises(UsageError, match="HEIC is read but not written"):
         targets([tmp_path / "a.jpg"], tmp_path / "new.heic", file_format="tiff")
+    with pytest.raises(UsageError, match=r"BMP is not written.*\.png"):
+        targets([tmp_path / "a.jpg"], tmp_path / "new.bmp")
+    with pytest.raises(UsageError, match="MP4 is not written"):
+        targets([tmp_path / "a.jpg", tmp_path / "b.jpg"], tmp_path / "clip.MP4")
+    make(tmp_path, "shots.gif/keep.txt")
+    assert targets([tmp_path / "a.jpg"], tmp_path / "shots.gif") == [tmp_path / "shots.gif" / "a.jpg"]
     with pytest.raises(UsageError, match="contradict"):
         targets([tmp_path / "a.jpg"], tmp_path / "new.png", file_format="tiff")
     assert targets([tmp_path / "a.jpg"], tmp_path / "new.jpeg", file_format="jpg") == [tmp_path / "new.jpeg"]

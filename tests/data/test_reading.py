@@ -90,3 +90,11 @@ def test_hidden_files_are_no_photos(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "._a.png").write_bytes(b"what macOS leaves")
     assert find_images(tmp_path) == [tmp_path / "a.png"]
+
+
+def test_a_file_that_is_no_image_is_named_with_what_to_do(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_text("text")
+    for read in (read_levels, upright_size):
+        with pytest.raises(DataError, match=r"a\.jpg: it is damaged or of no known format\. Replace it"):
+            read(path)

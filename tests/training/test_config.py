@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -80,6 +81,11 @@ def test_an_option_given_twice_is_named_with_its_lines(tmp_path):
     path.write_text("- 1\n")
     with pytest.raises(ValueError, match=r"c\.yaml is not a YAML mapping"):
         TrainConfig.from_yaml(path)
+
+
+def test_a_preset_given_as_a_file_is_told_from_one(tmp_path):
+    with pytest.raises(ValueError, match=r"no config file cpu_demo.*--preset"):
+        read_config(Path("cpu_demo"), None, [])
 
 
 def test_numbers_without_a_dot_in_yaml_are_numbers(config):
