@@ -46,6 +46,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--data", required=True, help="what the network learned from, for the metadata")
     options = parser.parse_args(arguments)
+    if not (options.run / options.weights).is_file():
+        print(
+            f"error: There is no {options.run / options.weights}; a run without validation has only last.safetensors. "
+            "Name a file of the run folder with --weights.",
+            file=sys.stderr,
+        )
+        return 1
     try:
         model = load_model(options.run / options.weights)
         config = json.loads((options.run / "config.json").read_text(encoding="utf-8"))

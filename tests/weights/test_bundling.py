@@ -52,3 +52,8 @@ def test_the_hash_that_doctor_compares_is_that_of_the_new_weights(run, tmp_path,
 def test_no_run(tmp_path, capsys):
     assert bundle_weights.main([str(tmp_path), "mine", "--data", "x"]) == 1
     assert "best.safetensors" in capsys.readouterr().err
+
+
+def test_a_run_without_validation_is_told_which_weights_it_has(tmp_path, capsys):
+    assert bundle_weights.main([str(tmp_path), "mine", "--data", "x"]) == 1
+    assert "--weights" in capsys.readouterr().err
