@@ -173,10 +173,11 @@ def _selective_scan_2d(
 
 
 def _make_thumbnail(frame: Any, long_side: int) -> Any:
-    one = op.Constant(value_floats=[1.0])
+    # In float64, as Python computes it: in float32 some halves are rounded the other way, to another thumbnail.
+    one, long = (op.Cast(op.Constant(value_floats=[value]), to=11) for value in (1.0, float(long_side)))
     height, width = op.Shape(frame, start=2, end=3), op.Shape(frame, start=3, end=4)
-    edges = [op.Cast(edge, to=1) for edge in (height, width)]
-    scale = op.Min(op.Div(op.Constant(value_floats=[float(long_side)]), op.Max(*edges)), one)
+    edges = [op.Cast(edge, to=11) for edge in (height, width)]
+    scale = op.Min(op.Div(long, op.Max(*edges)), one)
     rows, columns = (op.Cast(op.Max(op.Round(op.Mul(edge, scale)), one), to=7) for edge in edges)
     down = area_weights(height, rows)
     across = op.Transpose(area_weights(width, columns), perm=[1, 0])
