@@ -50,15 +50,28 @@ def find_ram_files(folders: Iterable[str | os.PathLike[str]]) -> dict[str, Path]
     """
     found: dict[str, Path] = {}
     for folder in map(Path, folders):
-        for path in folder.rglob("*"):
+        for path in _visible_files(folder):
             name = path.relative_to(folder).as_posix()
             if path.suffix.lower() not in _SUFFIXES or name in found or "tag2text" in path.name.lower():
                 continue
-            hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-            if hidden or not path.is_file() or _original_of(path) is not None:
+            if not path.is_file() or _original_of(path) is not None:
                 continue
             found[name] = path
     return dict(sorted(found.items()))
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """The files of a folder and its subfolders, those behind links among them, as ComfyUI lists its models."""
+    entered: set[str] = set()
+    for place, subfolders, names in os.walk(folder, followlinks=True):
+        # A link may lead back to where it lies.
+        entered.add(os.path.realpath(place))
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if not name.startswith(".") and os.path.realpath(Path(place, name)) not in entered
+        ]
+        yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
 def _original_of(path: Path) -> Path | None:

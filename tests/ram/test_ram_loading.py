@@ -301,6 +301,22 @@ def test_find_ram_files(tmp_path) -> None:
     }
 
 
+def test_find_ram_files_behind_links(tmp_path) -> None:
+    folder, elsewhere = tmp_path / "rams", tmp_path / "disk"
+    (elsewhere / "deep").mkdir(parents=True)
+    (elsewhere / "deep" / "ram.pth").touch()
+    (elsewhere / "alone.pth").touch()
+    folder.mkdir()
+    try:
+        (folder / "linked").symlink_to(elsewhere, target_is_directory=True)
+        (folder / "file.pth").symlink_to(elsewhere / "alone.pth")
+        (folder / "gone.pth").symlink_to(tmp_path / "absent")
+        (elsewhere / "back").symlink_to(folder, target_is_directory=True)
+    except OSError:
+        pytest.skip("this account cannot make links")
+    assert list(find_ram_files([folder])) == ["file.pth", "linked/alone.pth", "linked/deep/ram.pth"]
+
+
 _MEMORY_SCRIPT = """
     import json, resource, sys, torch
     from semillie_core.ram import RAMConfig, Vocabulary, load_ram
