@@ -85,6 +85,10 @@ def find_photos(
     found: list[Found] = []
     problems: list[str] = []
     for argument in arguments:
+        if not argument:
+            # As a path it is the current folder: what a script's unset variable should not set to work.
+            problems.append("An empty argument names no photo. Check the variable it comes from.")
+            continue
         path = Path(argument)
         try:
             is_folder, exists = path.is_dir(), path.exists()
@@ -135,11 +139,14 @@ def plan_jobs(
 
     Raises:
         UsageError: One output file for several photos, over a photo, against ``file_format``, or of a format that is
-            not written; or no ``output`` for a folder that has no other beside it, such as a whole drive.
+            not written; an ``output`` that is a file of another kind; or no ``output`` for a folder that has no other
+            beside it, such as a whole drive.
     """
     # os.path: where a folder above must not be looked into, writing fails later and says so.
     if output is not None and _is_file_name(output) and not os.path.isdir(output):  # noqa: PTH112
         return _single_job(photos, output, file_format, compare)
+    if output is not None and _is_file(output):
+        raise UsageError(f"--output {output} is a file, and not of a photo: name a folder, or a new file.")
     inputs = {_key(photo.path) for photo in photos}
     taken = set(inputs)
     jobs = []
@@ -217,7 +224,12 @@ def _is_photo(path: Path) -> bool:
 
 def _in_folder(folder: Path, recursive: bool, leave_out: Path | None) -> list[Found]:
     paths = sorted(
-        path for path in folder.glob("**/*" if recursive else "*") if _is_photo(path) and _is_file(path)
+        path
+        for path in folder.glob("**/*" if recursive else "*")
+        # As for patterns, what lies in a hidden folder, such as .Trash-1000, is not looked at.
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts[:-1])
+        and _is_photo(path)
+        and _is_file(path)
     )
     return [Found(path, path.relative_to(folder), folder) for path in _outside(paths, folder, leave_out)]
 

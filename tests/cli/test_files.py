@@ -44,6 +44,8 @@ def test_folders_give_their_photos_in_order(tmp_path):
         "._b.jpg",
         "sub/e.jpg",
         "sub/f.HEIC",
+        ".Trash-1000/files/thrown_away.jpg",
+        "sub/.thumbnails/e.jpg",
     )
     assert found_names([tmp_path], tmp_path) == (["a.png", "b.JPG", "c.webp", "d.tiff", "e.jfif"], [])
     assert found_names([tmp_path], tmp_path, recursive=True)[0] == [
@@ -82,6 +84,14 @@ def test_arguments_that_name_nothing_are_reported(tmp_path):
         ("does not exist", "holds no", "--recursive", "matches no"), problems, strict=True
     ):
         assert part in problem
+
+
+def test_an_empty_argument_is_not_the_current_folder(tmp_path, monkeypatch):
+    make(tmp_path, "a.jpg")
+    monkeypatch.chdir(tmp_path)
+    photos, problems = find_photos([""])
+    assert photos == []
+    assert "empty argument" in problems[0]
 
 
 def test_results_inside_a_searched_folder_are_not_searched(tmp_path):
@@ -275,6 +285,9 @@ def test_one_output_file_is_for_one_other_photo(tmp_path):
         targets([tmp_path / "a.jpg", tmp_path / "b.jpg"], tmp_path / "clip.MP4")
     make(tmp_path, "shots.gif/keep.txt")
     assert targets([tmp_path / "a.jpg"], tmp_path / "shots.gif") == [tmp_path / "shots.gif" / "a.jpg"]
+    make(tmp_path, "notes.txt")
+    with pytest.raises(UsageError, match=r"notes\.txt is a file, and not of a photo"):
+        targets([tmp_path / "a.jpg"], tmp_path / "notes.txt")
     with pytest.raises(UsageError, match="contradict"):
         targets([tmp_path / "a.jpg"], tmp_path / "new.png", file_format="tiff")
     assert targets([tmp_path / "a.jpg"], tmp_path / "new.jpeg", file_format="jpg") == [tmp_path / "new.jpeg"]
