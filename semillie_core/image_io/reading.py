@@ -24,6 +24,8 @@ _LOADERS = {
 _SIGNATURE_BYTES = 64
 _DESCRIPTION_BYTES = 2**20
 """In which AVIF and HEIC say what they hold: all before the pictures, profiles included."""
+_MOST_PIXELS = 2**30
+"""Of more, a small file can claim more than memory holds, and the process would be killed instead of told so."""
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DEPTHS = {"uchar": 8, "ushort": 16}
 _COLOUR_SPACES = ("srgb", "rgb", "rgb16", "b-w", "grey16")
@@ -44,9 +46,9 @@ def read_photo(path: str | Path) -> Photo:
         path: The file.
 
     Raises:
-        PhotoError: The file is missing, truncated, damaged, not a photo of a supported format, or holds several
-            pictures, high dynamic range (PQ or HLG), an unsupported number of channels, or samples of another
-            type than 8 or 16-bit integers; or what decodes it is not installed.
+        PhotoError: The file is missing, truncated, damaged, not a photo of a supported format, or holds more than
+            2^30 pixels, several pictures, high dynamic range (PQ or HLG), an unsupported number of channels, or samples
+            of another type than 8 or 16-bit integers; or what decodes it is not installed.
     """
     path = Path(path)
     vips = load_vips()
@@ -178,6 +180,11 @@ def _sniff(data: bytes) -> str | None:
 def _check_structure(path: Path, image: Any, pictures: int) -> None:
     if pictures > 1:
         raise PhotoError(f"{path} holds {pictures} pictures. Save each as a file of its own first.")
+    if image.width * image.height > _MOST_PIXELS:
+        raise PhotoError(
+            f"{path} says it has {image.width} x {image.height} pixels, more than can be worked on. Cut it into parts, "
+            "or make it smaller, first."
+        )
     if image.format not in _DEPTHS:
         raise PhotoError(
             f"{path} has samples of type {image.format}. Save it with 8 or 16 bits per channel first."

@@ -71,13 +71,19 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
 
     Raises:
         PhotoError: The ending is none of :data:`.photo.PHOTO_SUFFIXES`, or the file cannot be written.
-        ValueError: ``pixels`` or ``quality`` is out of range.
+        ValueError: ``pixels`` has another shape, or integers, NaN or infinite values; or ``quality`` is out of range.
     """
     path = Path(path)
     vips = load_vips()
     file_format = _format_of(path)
     if pixels.dim() != 3 or pixels.shape[0] not in (3, 4) or pixels.numel() == 0:
         raise ValueError(f"pixels must be (3 or 4, H, W), got {tuple(pixels.shape)}.")
+    if not pixels.is_floating_point():
+        raise ValueError(
+            f"pixels must be floating point in [0, 1], got {pixels.dtype}; divide by its maximum."
+        )
+    if not torch.isfinite(pixels).all():
+        raise ValueError("pixels holds NaN or infinite values; remove them first.")
     if not 1 <= quality <= 100:
         raise ValueError(f"quality must be between 1 and 100, got {quality}.")
 

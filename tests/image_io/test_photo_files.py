@@ -664,6 +664,25 @@ def test_several_pictures_floats_and_other_colour_spaces_are_refused(tmp_path):
         read_photo(tmp_path / "lab.tif")
 
 
+def test_a_small_file_of_more_pixels_than_memory_holds_is_refused(tmp_path):
+    rows = zlib.compressobj()
+    edge = 2**15 + 1
+    row = bytes(1 + (edge + 7) // 8)
+    content = b"".join(rows.compress(row) for _ in range(edge)) + rows.flush()
+    header = edge.to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])  # one bit per pixel
+
+    def chunk(kind, data):
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    path = tmp_path / "bomb.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
+    )
+    assert path.stat().st_size < 2**20
+    with pytest.raises(PhotoError, match="says it has 32769 x 32769 pixels"):
+        read_photo(path)
+
+
 def test_animated_png_is_refused(tmp_path):
     frames = [to_pil(smooth()), to_pil(1 - smooth())]
     frames[0].save(tmp_path / "clip.png", save_all=True, append_images=[*frames[1:], *frames])
@@ -704,6 +723,12 @@ def test_unknown_endings_and_wrong_arguments_are_refused(tmp_path):
         write_photo(tmp_path / "a.jpg", smooth(), quality=0)
     with pytest.raises(ValueError, match="pixels must be"):
         write_photo(tmp_path / "a.jpg", smooth()[None])
+    with pytest.raises(ValueError, match="pixels must be floating point"):
+        write_photo(tmp_path / "a.jpg", (255 * smooth()).byte())
+    broken = smooth()
+    broken[0, 1, 2] = float("nan")
+    with pytest.raises(ValueError, match="pixels holds NaN"):
+        write_photo(tmp_path / "a.jpg", broken)
     assert list(tmp_path.iterdir()) == []
 
 
