@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..metrics import ssim
 from ..network.blocks import GradientMagnitude
+from ..precision import full_precision
 
 
 def structure_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -36,7 +37,8 @@ def gradient_loss(output: Tensor, target: Tensor) -> Tensor:
         A scalar.
     """
     gradient = GradientMagnitude().to(output.device, output.dtype)
-    return F.l1_loss(gradient(output), gradient(target))
+    with full_precision(output.device):
+        return F.l1_loss(gradient(output), gradient(target))
 
 
 def ssim_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -79,9 +81,8 @@ def detail_loss(output: Tensor, target: Tensor, window: int = 15) -> Tensor:
 def colour_loss(output: Tensor, target: Tensor, eps: float = 1e-2) -> Tensor:
     """One minus the cosine between the colours of output and target, averaged over pixels.
 
-    Blind to brightness, which scales a colour; weighs hue and saturation. Dark pixels, whose colour is mostly
-    noise, count
-    less: ``eps`` is added to the lengths.
+    Blind to brightness, which scales a colour; weighs hue and saturation. Dark pixels, whose colour is mostly noise,
+    count less: ``eps`` is added to the lengths.
 
     Args:
         output: ``(B, 3, H, W)``.

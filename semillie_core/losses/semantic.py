@@ -56,8 +56,7 @@ def semantic_contrastive_loss(
     Compared are RAM's tokens, or the maps and the embedding of an encoder without tokens (averaged), plus the
     logits where all three have them. With mean absolute distances ``d_p`` and ``d_n``:
 
-    * ``"ratio"``: ``d_p / (d_n + 1e-7)``, as released. Explodes when the anchor equals the negative, which is
-    where
+    * ``"ratio"``: ``d_p / (d_n + 1e-7)``, as released. Explodes when the anchor equals the negative, which is where
       a residual network starts.
     * ``"attract"``: ``d_p``, the released ablation.
     * ``"bounded"``: ``d_p / (d_p + d_n + 1e-7)``, between 0 and 1 with the same minimum.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..colour import REC601
+from ..precision import full_precision
 
 
 def as_images(images: Tensor, name: str = "image", channels: tuple[int, ...] | None = None) -> Tensor:
@@ -57,4 +58,5 @@ def rec601_luma(images: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images[:, 0]
     weights = images.new_tensor(REC601)
-    return torch.einsum("bchw,c->bhw", images, weights)
+    with full_precision(images.device):
+        return torch.einsum("bchw,c->bhw", images, weights)

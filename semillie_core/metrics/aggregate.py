@@ -9,6 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_DRAWN_AT_ONCE = 1 << 20
+"""Scores that are redrawn at once, which bounds memory."""
+
 
 class Interval(NamedTuple):
     """A mean and the confidence interval around it."""
@@ -51,9 +54,12 @@ def bootstrap_interval(
     if not math.isfinite(mean):
         return Interval(mean, mean, mean)
     generator = torch.Generator().manual_seed(seed)
-    draws = torch.randint(scores.numel(), (resamples, scores.numel()), generator=generator)
+    means = torch.empty(resamples, dtype=torch.float64)
+    for part in torch.split(means, max(1, _DRAWN_AT_ONCE // scores.numel())):
+        draws = torch.randint(scores.numel(), (len(part), scores.numel()), generator=generator)
+        torch.mean(scores[draws], dim=1, out=part)
     tail = (1 - confidence) / 2
-    ends = scores[draws].mean(dim=1).quantile(torch.tensor((tail, 1 - tail), dtype=torch.float64))
+    ends = means.quantile(torch.tensor((tail, 1 - tail), dtype=torch.float64))
     return Interval(mean, *ends.tolist())
 
 

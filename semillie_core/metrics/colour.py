@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..colour import srgb_to_linear
+from ..precision import full_precision
 from ._images import as_images, as_pair
 
 _LINEAR_SRGB_TO_XYZ = (
@@ -21,7 +22,8 @@ _D65_WHITE = (0.95047, 1.0, 1.08883)
 def linear_to_lab(linear: Tensor) -> Tensor:
     """CIE 1976 L*a*b* (D65, 2° observer) of linear sRGB, ``(B, 3, ...) -> (B, 3, ...)``; L* in [0, 100]."""
     matrix = linear.new_tensor(_LINEAR_SRGB_TO_XYZ) / linear.new_tensor(_D65_WHITE).unsqueeze(1)
-    xyz = torch.einsum("kc,bc...->bk...", matrix, linear)
+    with full_precision(linear.device):
+        xyz = torch.einsum("kc,bc...->bk...", matrix, linear)
     delta = 6 / 29
     f = torch.where(xyz > delta**3, xyz.clamp_min(delta**3) ** (1 / 3), xyz / (3 * delta**2) + 4 / 29)
     x, y, z = f.unbind(1)
@@ -136,7 +138,7 @@ def colour_cast(images: Tensor) -> Tensor:
     usable = (images.amax(dim=1) < 254.5 / 255) & (images.amax(dim=1) > 1.5 / 255)
     count = usable.sum(dim=(1, 2)).clamp_min(1).unsqueeze(1)
     mean = (srgb_to_linear(images) * usable.unsqueeze(1)).sum(dim=(2, 3)) / count
-    luminance = mean @ mean.new_tensor(_LINEAR_SRGB_TO_XYZ[1])
+    luminance = (mean * mean.new_tensor(_LINEAR_SRGB_TO_XYZ[1])).sum(dim=1)
     middle_grey = ((50 + 16) / 116) ** 3
     scaled = mean * (middle_grey / luminance.clamp_min(1e-12)).unsqueeze(1)
     return torch.where(luminance.unsqueeze(1) > 0, linear_to_lab(scaled)[:, 1:], 0.0)

@@ -128,8 +128,8 @@ def evaluate(
         for them.
 
     Raises:
-        EvaluationError: No pairs, sizes that do not match, a missing result, or images whose photo or scene was
-            trained on.
+        EvaluationError: No pairs, sizes that do not match, a missing result or one that holds NaN, or images whose
+            photo or scene was trained on.
         DataError: An image cannot be read.
     """
     if not pairs:
@@ -161,6 +161,10 @@ def evaluate(
         with torch.no_grad():
             made = enhancer(low) if callable(enhancer) else _finished(enhancer, pair.name)
         output = made.float().cpu().clamp(0, 1)
+        if output.isnan().any():
+            raise EvaluationError(
+                f"{pair.name}: the result holds NaN, often of a network in half precision; compute in float32."
+            )
         if output.shape != low.shape:
             raise EvaluationError(
                 f"{pair.name}: the result is {tuple(output.shape)} for a photo of {tuple(low.shape)}; "

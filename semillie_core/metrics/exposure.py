@@ -81,10 +81,12 @@ def histogram(images: Tensor, bins: int = 64) -> Tensor:
     """
     images = as_images(images, channels=(3,))
     planes = torch.cat((rec601_luma(images).unsqueeze(1), images), dim=1).flatten(2)
-    level = (planes * bins).long().clamp(0, bins - 1)
-    counts = torch.zeros(*planes.shape[:2], bins, device=images.device)
-    counts.scatter_add_(2, level, torch.ones_like(planes, dtype=counts.dtype))
-    return counts / planes.shape[2]
+    # Counted in integers: a float32 stops counting at 16.8 million pixels, which a dark photo may have of one level.
+    counts = [
+        (plane.clamp(0, 1) * bins).long().clamp(0, bins - 1).bincount(minlength=bins)
+        for plane in planes.flatten(0, 1)
+    ]
+    return torch.stack(counts).view(*planes.shape[:2], bins).float() / planes.shape[2]
 
 
 def loe(output: Tensor, source: Tensor) -> Tensor:
@@ -101,14 +103,17 @@ def loe(output: Tensor, source: Tensor) -> Tensor:
         source: The images before enhancement, same shape.
 
     Returns:
-        ``(B,)`` float64, on the CPU for devices without; 0 when the order is unchanged.
+        ``(B,)`` float64, on the CPU for devices without; 0 when the order is unchanged, NaN where an image holds NaN.
 
     Raises:
         ValueError: The shapes differ or are not as above.
     """
     output, source = as_pair(output, source, channels=(1, 3))
     pairs = zip(_lightness(output), _lightness(source), strict=True)
-    return torch.stack([_order_changes(after, before) for after, before in pairs])
+    changes = torch.stack([_order_changes(after, before) for after, before in pairs])
+    # As levels, NaN would be some number, and the score nearly perfect.
+    broken = (output + source).isnan().flatten(1).any(dim=1)
+    return changes.masked_fill(broken.to(changes.device), torch.nan)
 
 
 def _lightness(images: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..precision import full_precision
 from ._images import as_pair, rec601_luma
 
 SSIM_WINDOW = 11
@@ -117,6 +118,8 @@ def _blur_valid(maps: Tensor) -> Tensor:
     taps = (taps / taps.sum()).to(maps)
     # One depthwise call with the maps as channels: 30 times faster on a CPU than the same maps as a batch.
     count = maps.shape[0]
-    columns = F.conv2d(maps.unsqueeze(0), taps.reshape(1, 1, -1, 1).expand(count, 1, -1, 1), groups=count)
-    rows = F.conv2d(columns, taps.reshape(1, 1, 1, -1).expand(count, 1, 1, -1), groups=count)
+    # Under autocast E[x²] - E[x]² would not cancel, and the gradient of a loss point anywhere.
+    with full_precision(maps.device):
+        columns = F.conv2d(maps.unsqueeze(0), taps.reshape(1, 1, -1, 1).expand(count, 1, -1, 1), groups=count)
+        rows = F.conv2d(columns, taps.reshape(1, 1, 1, -1).expand(count, 1, 1, -1), groups=count)
     return rows.squeeze(0)

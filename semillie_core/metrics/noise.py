@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..precision import full_precision
 from ._images import as_images, rec601_luma
 from .colour import rgb_to_lab
 
@@ -130,7 +131,8 @@ def _laplacian_difference(planes: Tensor) -> Tensor:
     """High-pass response of ``(B, C, H, W)``, same shape, that leaves white noise its standard deviation."""
     taps = planes.new_tensor((1.0, -2.0, 1.0)) / math.sqrt(6)
     kernel = torch.outer(taps, taps).expand(planes.shape[1], 1, 3, 3)
-    return F.conv2d(F.pad(planes, (1, 1, 1, 1), mode="reflect"), kernel, groups=planes.shape[1])
+    with full_precision(planes.device):
+        return F.conv2d(F.pad(planes, (1, 1, 1, 1), mode="reflect"), kernel, groups=planes.shape[1])
 
 
 def _patches(planes: Tensor, edge: int = PATCH) -> Tensor:
@@ -148,6 +150,7 @@ def _plane_residual(patches: Tensor) -> Tensor:
     ramp = ramp / (ramp.square().sum() * edge).sqrt()
     centred = patches - patches.mean(dim=-1, keepdim=True)
     across, down = ramp.repeat(edge), ramp.repeat_interleave(edge)
-    slopes = (centred @ across).square() + (centred @ down).square()
+    with full_precision(patches.device):
+        slopes = (centred @ across).square() + (centred @ down).square()
     free = patches.shape[-1] - 3
     return ((centred.square().sum(dim=-1) - slopes).clamp_min(0) / free).sqrt()

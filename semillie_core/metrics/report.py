@@ -115,9 +115,10 @@ def low_light_report(
         One report per photo.
 
     Raises:
-        ValueError: Shapes are not as above.
+        ValueError: Shapes are not as above, or there are values that are not finite.
     """
     image = as_images(image, channels=(3,)).float()
+    _check_finite(image, "image")
     if reference is not None:
         reference = as_images(reference, "reference", channels=(3,)).to(image)
         if reference.shape[1:] != image.shape[1:] or reference.shape[0] not in (1, image.shape[0]):
@@ -125,6 +126,7 @@ def low_light_report(
                 f"reference must have the size of the image, got {_size(reference)} for {_size(image)}; "
                 "resize it first."
             )
+        _check_finite(reference, "reference")
         reference = reference.expand_as(image)
     return [
         _report(image[i : i + 1], None if reference is None else reference[i : i + 1], check or _nothing)
@@ -169,6 +171,12 @@ def histogram_image(source: LowLightReport | Tensor, height: int = 256) -> Tenso
     before = torch.cat((top[:1], top[:-1]))
     line = (level <= torch.maximum(top, before) + 1) & (level >= torch.minimum(top, before) - 1)
     return torch.where(line, 1.0, picture)
+
+
+def _check_finite(images: Tensor, name: str) -> None:
+    # NaN compares as neither dark nor bright, and would come out as overexposed.
+    if not all(torch.isfinite(single).all() for single in images):
+        raise ValueError(f"{name} holds NaN or infinite values; remove them first.")
 
 
 def _nothing() -> None:

@@ -31,6 +31,14 @@ def test_match_the_released_code(parity):
     torch.testing.assert_close(2 * of_gradient, tensors["d_gradient_total_dx"], atol=1e-7, rtol=1e-5)
 
 
+@pytest.mark.parametrize("loss", [structure_loss, gradient_loss, ssim_loss, detail_loss, colour_loss])
+def test_autocast_changes_nothing(loss):
+    output, target = torch.rand(2, 1, 3, 24, 20)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(output, target)
+    assert found.item() == loss(output, target).item()
+
+
 def test_are_zero_for_equal_images_and_differentiable():
     image = torch.rand(1, 3, 6, 6, dtype=torch.float64)
     assert structure_loss(image, image) == 0

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from semillie_core.metrics import MeanScore, bootstrap_interval, psnr
+from semillie_core.metrics import MeanScore, aggregate, bootstrap_interval, psnr
 
 
 def test_interval_agrees_with_the_normal_approximation_on_many_scores():
@@ -25,6 +25,19 @@ def test_interval_is_reproducible_and_widens_with_confidence():
     assert bootstrap_interval(values, seed=1) != bootstrap_interval(values)
     narrow, wide = bootstrap_interval(values, 0.5), bootstrap_interval(values, 0.99)
     assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_interval_needs_little_memory_and_does_not_depend_on_it(monkeypatch):
+    values = torch.rand(50, dtype=torch.float64).tolist()
+    at_once = bootstrap_interval(values, resamples=1000)
+    drawn = []
+    randint = torch.randint
+    monkeypatch.setattr(
+        torch, "randint", lambda high, size, **rest: drawn.append(size) or randint(high, size, **rest)
+    )
+    monkeypatch.setattr(aggregate, "_DRAWN_AT_ONCE", 333)
+    assert bootstrap_interval(values, resamples=1000) == at_once
+    assert max(rows * columns for rows, columns in drawn) <= 333
 
 
 def test_interval_of_few_or_odd_values():

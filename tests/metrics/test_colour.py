@@ -35,6 +35,14 @@ def test_delta_e_matches_skimage(pair):
     assert delta_e_76(pair[0], pair[0]).item() == delta_e_2000(pair[0], pair[0]).item() == 0
 
 
+def test_autocast_changes_nothing(pair):
+    output, target = (images.float() for images in pair)
+    expected = delta_e_76(output, target), delta_e_2000(output, target), colour_cast(output)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = delta_e_76(output, target), delta_e_2000(output, target), colour_cast(output)
+    assert all(torch.equal(*values) for values in zip(found, expected, strict=True))
+
+
 def test_ciede2000_of_each_pixel_matches_skimage_on_the_same_lab():
     lab = torch.rand(2, 1, 3, 50, 50, dtype=torch.float64) * 200 - 100
     lab[:, :, 0] = lab[:, :, 0].abs()

@@ -125,6 +125,11 @@ def test_photos_held_out_are_welcome_and_scenes_trained_on_are_not(pairs, tmp_pa
     assert seen_in_training(pairs, manifest) == ("a", "b")
 
 
+def test_results_that_are_no_numbers_get_no_score(pairs):
+    with pytest.raises(EvaluationError, match="a: the result holds NaN"):
+        evaluate(lambda image: image * math.nan, pairs)
+
+
 def test_wrong_input_is_named(pairs):
     with pytest.raises(EvaluationError, match="no pairs"):
         evaluate(brighten, [])

@@ -46,6 +46,15 @@ def test_loe_ignores_any_order_preserving_change():
     assert loe(1 - levels, levels).item() > 100
 
 
+def test_loe_of_what_is_no_number_is_none():
+    output, source = torch.rand(2, 3, 3, 60, 50)
+    expected = loe(output, source)
+    output[1, 2, 30, 20] = math.nan
+    found = loe(output, source)
+    assert found[1].isnan()
+    assert torch.equal(found[[0, 2]], expected[[0, 2]])
+
+
 def test_exposure_error_is_in_stops_of_linear_light():
     light = torch.rand(2, 3, 8, 9, dtype=torch.float64) * 0.25
     photo = linear_to_srgb(light)
@@ -94,6 +103,18 @@ def test_histogram_matches_numpy():
         for row, plane in zip(shares[b], planes, strict=True):
             expected = np.histogram(plane.numpy(), bins=16, range=(0, 1))[0] / plane.numel()
             assert np.abs(row.numpy() - expected).max() < 1e-6
+
+
+def test_histogram_counts_every_pixel_of_a_large_dark_photo():
+    # More pixels of one level than float32 can count.
+    image = torch.full((1, 1, 1, 1), 0.02).expand(1, 3, 4096, 4200)
+    shares = histogram(image, bins=4)
+    assert shares[0].tolist() == [[1, 0, 0, 0]] * 4
+
+
+def test_histogram_puts_values_outside_into_the_end_levels():
+    image = torch.tensor([-math.inf, -1.0, 0.5, 2.0, math.inf]).expand(1, 3, 1, 5)
+    assert histogram(image, bins=4)[0, 1].tolist() == pytest.approx([0.4, 0, 0.2, 0.4])
 
 
 class WithoutDouble(torch.Tensor):

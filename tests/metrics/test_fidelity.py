@@ -85,6 +85,20 @@ def test_ssim_is_exact_in_float32_on_flat_bright_images():
     assert ssim(output.float(), target.float()).item() == pytest.approx(ssim(output, target).item(), abs=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_no_score_and_no_gradient(dtype):
+    shading = torch.nn.functional.interpolate(torch.rand(1, 3, 4, 4), (64, 64), mode="bilinear")
+    output, target = (shading + noise * torch.randn_like(shading) for noise in (0.02, 0.01))
+    output.requires_grad_()
+    for metric in (psnr, ssim, psnr_gt_mean, ssim_gt_mean):
+        expected = metric(output, target)
+        with torch.autocast("cpu", dtype):
+            score = metric(output, target)
+        assert score.item() == expected.item()
+        gradients = [torch.autograd.grad(value.sum(), output)[0] for value in (score, expected)]
+        torch.testing.assert_close(*gradients)
+
+
 def test_gradients_are_right():
     output, target = pair(12, 13, batch=1)
     output.requires_grad_()

@@ -127,6 +127,12 @@ def test_bad_input_is_named():
         low_light_report(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 9))
     with pytest.raises(ValueError, match=r"\(3, H, W\)"):
         histogram_image(torch.rand(1, 3, 8, 8))
+    photo, broken = torch.rand(2, 1, 3, 8, 8)
+    broken[0, 1, 2, 3] = float("nan")
+    with pytest.raises(ValueError, match="image holds NaN"):
+        low_light_report(broken)
+    with pytest.raises(ValueError, match="reference holds NaN"):
+        low_light_report(photo, broken)
 
 
 def test_a_check_can_stop_the_work_between_measurements():
