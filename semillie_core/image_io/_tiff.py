@@ -1,4 +1,4 @@
-"""EXIF in TIFF files, which libvips neither reads nor writes.
+"""EXIF in TIFF files, which libvips neither reads nor writes, and IPTC, of which it does a part.
 
 An EXIF block is a small TIFF file without a picture: a directory of descriptive tags, two of which point to the
 directories of camera and position. In a TIFF photo the same tags are part of the photo's own directory.
@@ -16,6 +16,10 @@ _DIRECTORY_TAGS = (0x8769, 0x8825)
 """Camera (EXIF) and position (GPS)."""
 _INTEROPERABILITY = 0xA005
 """Points to a third directory, which says nothing about the photo."""
+_IPTC = 33723
+_BYTES_OF_TYPE = {1: 1, 4: 4, 7: 1}
+"""Of the types in which files have IPTC: bytes, numbers of four bytes, and undefined."""
+_UNDEFINED = 7
 _NEW_SUBFILE_TYPE = 254
 _REDUCED = 1
 """Its bit of smaller copies of another picture in the file."""
@@ -49,20 +53,46 @@ def add_exif_to_tiff(data: bytes, block: bytes) -> bytes:
     Returns:
         The file; as it was if the block is damaged.
     """
-    order = "<" if data[:2] == b"II" else ">"
+    order = _order(data)
     start = len(data) + len(data) % 2
     header = len(b"Exif\0\0") + 8
     try:
         added = _select(block, order).tobytes(start)[header:]
     except _DAMAGE:
         return data
-    data = data.ljust(start, b"\0")
-    entries = _entries(added, 0, order) | _entries(data, struct.unpack_from(f"{order}I", data, 4)[0], order)
-    directory = (
-        struct.pack(f"{order}H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
+    return _add(data, added, _entries(added, 0, order))
+
+
+def iptc_of_tiff(data: bytes) -> bytes | None:
+    """The IPTC of a TIFF file, of which libvips gives a quarter where it is stored as numbers of four bytes.
+
+    Args:
+        data: The file.
+
+    Returns:
+        The block, or ``None`` if there is none, or it is damaged or in a file with 64-bit offsets.
+    """
+    order = _order(data)
+    try:
+        entry = _entries(data, struct.unpack_from(f"{order}I", data, 4)[0], order).get(_IPTC, b"")
+        kind, count, offset = struct.unpack_from(f"{order}HII", entry, 2)
+    except struct.error:
+        return None
+    stop = offset + count * _BYTES_OF_TYPE.get(kind, 0)
+    return data[offset:stop] if offset < stop <= len(data) else None
+
+
+def add_iptc_to_tiff(data: bytes, block: bytes) -> bytes:
+    """A TIFF file with IPTC, whole: libvips writes a quarter of it.
+
+    Args:
+        data: As for :func:`add_exif_to_tiff`.
+        block: More than four bytes.
+    """
+    start = len(data) + len(data) % 2
+    return _add(
+        data, block, {_IPTC: struct.pack(f"{_order(data)}HHII", _IPTC, _UNDEFINED, len(block), start)}
     )
-    data += added + bytes(len(added) % 2)
-    return data[:4] + struct.pack(f"{order}I", len(data)) + data[8:] + directory
 
 
 def full_pages(data: bytes) -> list[int]:
@@ -74,7 +104,7 @@ def full_pages(data: bytes) -> list[int]:
     Returns:
         Their numbers, counted from 0; all pages if each says that it is a copy, and none if the file is damaged.
     """
-    order = "<" if data[:2] == b"II" else ">"
+    order = _order(data)
     is_big = data[2:4] in (b"+\0", b"\0+")
     count_type, entry_bytes, offset_type = ("Q", 20, "Q") if is_big else ("H", 12, "I")
     copies: dict[int, bool] = {}
@@ -113,6 +143,22 @@ def _select(data: bytes, order: str) -> Image.Exif:
         if directory:
             selected[tag] = directory
     return selected
+
+
+def _order(data: bytes) -> str:
+    return "<" if data[:2] == b"II" else ">"
+
+
+def _add(data: bytes, content: bytes, entries: dict[int, bytes]) -> bytes:
+    """A file with content behind it, and entries that point there in its directory; those it has stay."""
+    order = _order(data)
+    data += bytes(len(data) % 2)
+    entries = entries | _entries(data, struct.unpack_from(f"{order}I", data, 4)[0], order)
+    directory = (
+        struct.pack(f"{order}H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
+    )
+    data += content + bytes(len(content) % 2)
+    return data[:4] + struct.pack(f"{order}I", len(data)) + data[8:] + directory
 
 
 def _entries(data: bytes, offset: int, order: str) -> dict[int, bytes]:

@@ -44,7 +44,8 @@ class Photo:
     is_grey: bool = False
     """Whether the file holds one colour channel."""
     metadata: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-    """ICC profile, EXIF, XMP and IPTC under libvips' field names."""
+    """ICC profile, EXIF, XMP and IPTC under libvips' field names; IPTC of a JPEG in the block of Photoshop's that holds
+    it there."""
     png_chunks: bytes = field(default=b"", repr=False)
     """Chunks of a PNG file: cICP, gAMA, cHRM and sRGB, which say what its values mean where no profile does, and its
     comments."""

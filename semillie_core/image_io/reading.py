@@ -11,7 +11,7 @@ import torch
 
 from ._heif import HEIF_FORMATS, exceeds_jpeg, heif_format, load_heif
 from ._png import colour_chunks, frame_count, hdr_transfer, text_chunks
-from ._tiff import exif_of_tiff, full_pages
+from ._tiff import exif_of_tiff, full_pages, iptc_of_tiff
 from ._vips import load_vips, reason
 from .photo import READABLE_FORMATS, Photo, PhotoError
 
@@ -101,6 +101,8 @@ def read_photo(path: str | Path) -> Photo:
     metadata = _metadata(image)
     if file_format == "tiff" and (exif := exif_of_tiff(data)):
         metadata["exif-data"] = exif
+    if file_format == "tiff" and (iptc := iptc_of_tiff(data)):
+        metadata["iptc-data"] = iptc
     return Photo(
         planes.contiguous(),
         file_format,

@@ -5,6 +5,7 @@ import builtins
 import io
 import os
 import stat
+import struct
 import sys
 import zlib
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms, PngImagePlugin, features
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin, features
 from PIL.TiffImagePlugin import IFDRational
 
 from semillie_core.image_io import (
@@ -202,6 +203,60 @@ def test_exif_in_tiff_survives_a_second_round(tmp_path, bit_depth):
         assert dict(found.get_ifd(0x8769)) == {33434: IFDRational(1, 50)}
     assert photo.bit_depth == bit_depth
     torch.testing.assert_close(photo.pixels, noise(4, 7, 5), atol=0.51 / (2**bit_depth - 1), rtol=0)
+
+
+# Twenty keywords.
+IPTC = b"".join(b"\x1c\x02\x19\x00\x05k%04d" % number for number in range(20))
+PHOTOSHOP = (
+    b"Photoshop 3.0\0"
+    b"8BIM\x04\x0a\x03odd\0\0\0\x01\x01\0"  # a resource with a name, of an odd length
+    b"8BIM\x04\x04\0\0" + len(IPTC).to_bytes(4, "big") + IPTC
+)
+
+
+def keywords(path):
+    """The IPTC of a file, found by Pillow."""
+    with Image.open(path) as image:
+        if image.format == "TIFF":
+            return image.tag_v2.get(33723)
+        return image.info.get("photoshop", {}).get(0x0404)
+
+
+@pytest.mark.parametrize("target", ["jpg", "tif"])
+@pytest.mark.parametrize("source", ["jpeg", "bytes", "undefined", "numbers"])
+def test_keywords_are_kept(tmp_path, source, target):
+    path, picture = tmp_path / "photo", to_pil(smooth())
+    if source == "jpeg":
+        stream = io.BytesIO()
+        picture.save(stream, "JPEG")
+        segment = b"\xff\xed" + (len(PHOTOSHOP) + 2).to_bytes(2, "big") + PHOTOSHOP
+        path.write_bytes(stream.getvalue()[:2] + segment + stream.getvalue()[2:])
+    else:
+        directory = TiffImagePlugin.ImageFileDirectory_v2()
+        directory.tagtype[33723] = {"bytes": 1}.get(source, 7)
+        directory[33723] = IPTC
+        picture.save(path, "TIFF", tiffinfo=directory)
+        if source == "numbers":  # of four bytes, as which Pillow does not write it
+            undefined, numbers = (
+                struct.pack("<HHI", 33723, *form) for form in ((7, len(IPTC)), (4, len(IPTC) // 4))
+            )
+            assert undefined in path.read_bytes()
+            path.write_bytes(path.read_bytes().replace(undefined, numbers))
+    photo = read_photo(path)
+    result = tmp_path / f"result.{target}"
+    write_photo(result, photo.pixels, like=photo)
+    assert keywords(result) == IPTC
+    again = tmp_path / f"again.{target}"
+    write_photo(again, photo.pixels, like=read_photo(result))
+    assert keywords(again) == IPTC
+    torch.testing.assert_close(read_photo(again).pixels, photo.pixels, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("stop", [14, 17, 20, 30, 40])
+def test_a_damaged_block_of_keywords_does_not_cost_the_photo(tmp_path, stop):
+    photo = Photo(smooth(), "jpeg", metadata={"iptc-data": PHOTOSHOP[:stop]})
+    write_photo(tmp_path / "a.tif", photo.pixels, like=photo)
+    read_photo(tmp_path / "a.tif")
 
 
 def test_damaged_exif_does_not_cost_the_photo(tmp_path):
