@@ -12,7 +12,7 @@ from PIL import Image, ImageSequence
 from . import _folders
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
-SUFFIXES = frozenset({".jpg", ".png"})
+SUFFIXES = frozenset({".jpg", ".png", ".webp"})
 
 
 class SamplePhoto(io.ComfyNode):
@@ -58,9 +58,11 @@ class SamplePhoto(io.ComfyNode):
 
 def _photos() -> dict[str, Path]:
     """Menu entry to file: the dark photos, dark clips, then the well-lit originals that some have."""
-    dark = {path.stem: path for path in sorted(SAMPLES.glob("*")) if path.suffix in SUFFIXES}
-    clips = {path.stem: path for path in sorted(SAMPLES.glob("clips/*"))}
-    well_lit = {f"{path.stem} (well lit)": path for path in sorted(SAMPLES.glob("reference/*"))}
+    dark, clips, well_lit = (
+        # Not what file managers leave beside them, such as .DS_Store.
+        {f"{path.stem}{mark}": path for path in sorted(folder.glob("*")) if path.suffix in SUFFIXES}
+        for folder, mark in ((SAMPLES, ""), (SAMPLES / "clips", ""), (SAMPLES / "reference", " (well lit)"))
+    )
     return dark | clips | well_lit
 
 

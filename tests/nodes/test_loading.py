@@ -128,3 +128,21 @@ def test_memory_that_other_models_give_up_on_demand_counts(node, monkeypatch, co
     assert run(node, monkeypatch, "enhance", comfyui, size=1024)["tile"] is None
     comfyui.evictable = 0
     assert run(node, monkeypatch, "enhance", comfyui, size=1024)["tile"] is not None
+
+
+def test_only_pictures_are_sample_photos(node, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "folder_paths", types.ModuleType("folder_paths"))
+    module = node("sample_photo")
+    assert {"coffee", "meadow-pan", "meadow (well lit)"} < module._photos().keys()
+    for name in (
+        "a.jpg",
+        "README.md",
+        "clips/.DS_Store",
+        "clips/b.webp",
+        "reference/Thumbs.db",
+        "reference/a.jpg",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(module, "SAMPLES", tmp_path)
+    assert list(module._photos()) == ["a", "b", "a (well lit)"]
