@@ -100,6 +100,8 @@ class DataConfig:
     """Largest relative change of the red and blue light of dark photos."""
     light_colour_jitter: float = 0.0
     """Largest relative change of the red and blue light of both photos of a pair, whose exposure stays."""
+    saturation_jitter: float = 0.0
+    """Colours of both photos of a pair move away from grey, or towards it, by up to a factor of 1 plus this."""
     geometry: str = "frame"
     """``"frame"`` crops without changing proportions; ``"released"`` squashes every photo to a square first, as the
     released trainer does."""
@@ -132,7 +134,7 @@ class DataConfig:
             raise ValueError(
                 f"data.{given} needs data.{missing}: validation compares photos of both folders."
             )
-        for name in ("exposure_jitter", "light_colour_jitter"):
+        for name in ("exposure_jitter", "light_colour_jitter", "saturation_jitter"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"data.{name} must be at least 0 and finite, got {getattr(self, name)}.")
         if (

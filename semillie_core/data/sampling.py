@@ -40,7 +40,7 @@ from .pairs import (
 )
 from .photos import PhotoStore, short_digest
 from .random import chance, integer, seeded, uniform
-from .views import StrongView, darken, recolour, relight
+from .views import StrongView, darken, recolour, relight, resaturate
 
 _PAIRED, _UNPAIRED, _FRACTION = 0, 1, 2
 """Streams of randomness."""
@@ -316,6 +316,8 @@ class TrainingData:
                     self.config.white_balance_jitter,
                     generator,
                 )
+            if self.config.saturation_jitter:
+                low, high = resaturate(low, high, self.config.saturation_jitter, generator)
             if self.config.light_colour_jitter:
                 low, high = recolour(low, high, self.config.light_colour_jitter, generator)
             window, region = self._window(low, crop, generator)

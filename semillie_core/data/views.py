@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..colour import linear_to_srgb, srgb_to_linear
+from ..colour import linear_to_srgb, luma, srgb_to_linear
 from .config import DataConfig, StrongViewConfig
 from .random import chance, integer, uniform
 from .sensor import simulate_low_light
@@ -95,6 +95,25 @@ def recolour(low: Tensor, high: Tensor, amount: float, generator: torch.Generato
     before, after = (_to_grey(x).mean().clamp_min(1e-6) for x in (light, light * gains[:, None, None]))
     gains = gains * (before / after)
     return _scale_light(low, gains), _scale_light(high, gains)
+
+
+def resaturate(low: Tensor, high: Tensor, amount: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Photograph a scene of stronger or weaker colours, for both pictures of a pair.
+
+    Args:
+        low: The dark photo.
+        high: Its reference.
+        amount: Differences from grey change by up to a factor of ``1 + amount``, in linear light.
+        generator: Source of randomness.
+    """
+    factor = math.exp(uniform(generator, -1.0, 1.0) * math.log1p(amount))
+
+    def change(image: Tensor) -> Tensor:
+        light = srgb_to_linear(image)
+        grey = luma(light[None])[0]
+        return linear_to_srgb((grey + factor * (light - grey)).clamp(0, 1))
+
+    return change(low), change(high)
 
 
 def _scale_light(image: Tensor, gains: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from semillie_core.data.config import StrongViewConfig
         {"white_balance_jitter": 1.5},
         {"white_balance_jitter": -0.1},
         {"light_colour_jitter": -1.0},
+        {"saturation_jitter": -0.5},
         {"exposure_jitter": math.inf},
         {"exposure_jitter": math.nan},
         {"camera": 1.1},

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from semillie_core.colour import linear_to_srgb, srgb_to_linear
+from semillie_core.colour import linear_to_srgb, luma, srgb_to_linear
 from semillie_core.data import (
     DataConfig,
     DataError,
@@ -26,7 +26,7 @@ from semillie_core.data.manifest import write_manifest
 from semillie_core.data.photos import PhotoStore, short_digest
 from semillie_core.data.prepare import prepare
 from semillie_core.data.random import seeded
-from semillie_core.data.views import StrongView, blur, darken, recolour, relight
+from semillie_core.data.views import StrongView, blur, darken, recolour, relight, resaturate
 
 replace = dataclasses.replace
 
@@ -63,6 +63,7 @@ def config(folder):
         exposure_jitter=0.5,
         white_balance_jitter=0.1,
         light_colour_jitter=0.3,
+        saturation_jitter=0.5,
     )
 
 
@@ -413,6 +414,29 @@ def test_both_photos_of_a_pair_are_recoloured_alike_and_keep_their_exposure(fold
     )
     assert torch.equal(jittered.low, jittered.high)
     assert not torch.allclose(jittered.high.mean((2, 3)), plain.high.mean((2, 3)), atol=0.02)
+
+
+def test_saturation_changes_alike_in_both_photos_of_a_pair(folder):
+    low, high = torch.rand(2, 3, 8, 8) * 0.1 + 0.1, torch.rand(2, 3, 8, 8)[0] * 0.2 + 0.4
+    seen = []
+    for i in range(20):
+        factors = []
+        for before, after in zip((low[0], high), resaturate(low[0], high, 1.0, seeded(i)), strict=True):
+            light, changed = (srgb_to_linear(image)[None] for image in (before, after))
+            torch.testing.assert_close(luma(changed), luma(light), rtol=1e-3, atol=1e-5)
+            colour, other = light - luma(light), changed - luma(changed)
+            factors.append(float((colour * other).sum() / colour.square().sum()))
+            torch.testing.assert_close(other, factors[-1] * colour, rtol=1e-2, atol=1e-4)
+        assert factors[0] == pytest.approx(factors[1], rel=1e-2)
+        seen.append(factors[1])
+    assert 0.5 <= min(seen) < 0.7
+    assert 1.5 < max(seen) <= 2
+    source = SourceConfig(str(folder / "low"), str(folder / "high"))
+    plain, jittered = (
+        TrainingData(DataConfig((source,), saturation_jitter=j), 0, 16).paired(0, 3, 24) for j in (0.0, 1.0)
+    )
+    for name in ("low", "high"):
+        assert not torch.allclose(getattr(jittered, name), getattr(plain, name), atol=0.01)
 
 
 def test_simulated_darkness_is_dark_and_uneven_where_asked(config):
