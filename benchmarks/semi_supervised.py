@@ -72,6 +72,7 @@ class Arm:
 
 ARMS = {
     "supervised": Arm(),
+    "supervised again": Arm(),  # of the latest code, where the first is of an older one
     "full method": Arm(4, contrastive=0.05, perceptual=0.003),
     "without contrastive": Arm(4, perceptual=0.003),
     "without perceptual": Arm(4, contrastive=0.05),
