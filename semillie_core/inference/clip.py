@@ -42,6 +42,8 @@ class SteadyLight(NamedTuple):
     """Added to the frame's features, ``(B, C)``."""
     darkness: Tensor
     """Replaces the frame's own, ``(B,)``."""
+    shots: Tensor
+    """Number of the shot that the frame belongs to, ``(B,)``."""
 
     def correct(self, illumination: FrameIllumination, frames: slice) -> FrameIllumination:
         """The illumination of some frames, its local part as it was."""
@@ -140,4 +142,5 @@ def steady_light(parts: Sequence[FrameLight], frames: int) -> SteadyLight:
         average_in_shots(light.log_gain, shots, frames) - light.log_gain,
         average_in_shots(light.features, shots, frames) - light.features,
         average_in_shots(light.darkness[:, None], shots, frames)[:, 0],
+        shots,
     )

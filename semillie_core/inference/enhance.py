@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from ..network.thumbnail import FrameIllumination
 from ..out_of_memory import in_batches, is_out_of_memory
 from ..weights import SemiLLIEModel
 from .clip import FrameLight, SteadyLight, measure_light, steady_light
+from .clip_noise import average_frames
 from .controls import EnhanceControls, darkness, into_gamut, keep
 from .noise import reduce_noise
 from .tiling import blend_tiles, plan_tiles
@@ -120,7 +122,7 @@ def enhance(
         report(Fraction(0))
         return measure_light(network, _colours(image[now]))
 
-    def work(now: slice) -> tuple[Tensor, Tensor]:
+    def work(now: slice) -> Tensor:
         nonlocal edge
         colour = _colours(image[now])
         correct = None if steady is None else partial(steady.correct, frames=now)
@@ -130,32 +132,47 @@ def enhance(
 
         while True:
             try:
-                enhanced = _enhance_frames(network, colour, edge, correct, controls, tile_done)
-                break
+                return _run_network(network, colour, edge, correct, tile_done)
             except Exception as error:
                 smaller = (edge or max(height, width)) // 2
                 # Of several images, half as many are tried first: that changes nothing in them.
                 if len(colour) > 1 or smaller < MINIMUM_TILE or not out_of_memory(error):
                     raise
                 edge = smaller
-        local_mask = None
-        if mask is not None:
-            local_mask = (mask if mask.shape[0] == 1 else mask[now]).to(enhanced).clamp(0, 1)
-        need = None
-        if controls.keep_well_lit:
-            need = darkness(colour) if steady is None else steady.darkness[now].to(enhanced)
-        return _finish(colour, enhanced, controls, local_mask, need)
+
+    def brightened() -> Iterator[Tensor]:
+        for _, images in in_batches(batch, batch_size, work, out_of_memory):
+            yield from (images[i : i + 1] for i in range(len(images)))
+
+    def averaged(shots: Sequence[int]) -> Iterator[Tensor]:
+        frames = enumerate(brightened())
+        for _, shot in groupby(frames, lambda frame: shots[frame[0]]):
+            pairs = ((_colours(image[index : index + 1]), bright) for index, bright in shot)
+            yield from average_frames(pairs, controls.noise_reduction, network.conv_first.weight.device)
 
     with torch.inference_mode(), _without_random_depth(network), _called_inside(network, check):
+        images = brightened()
         if steady is None and steady_frames > 1 and batch > 1:
             lights = [light for _, light in in_batches(batch, batch_size, measure, out_of_memory)]
             steady = steady_light(lights, steady_frames)
-        for now, (final, light) in in_batches(batch, batch_size, work, out_of_memory):
-            illumination[now] = light
+            if controls.noise_reduction:
+                images = averaged(steady.shots.tolist())
+        # One by one, so that what the work on several at once leaves of the memory suffices.
+        for index, bright in enumerate(images):
+            now = slice(index, index + 1)
+            colour = _colours(image[now])
+            local_mask = None
+            if mask is not None:
+                local_mask = (mask if mask.shape[0] == 1 else mask[now]).float().clamp(0, 1)
+            need = None
+            if controls.keep_well_lit:
+                need = darkness(colour) if steady is None else steady.darkness[now].to(colour)
+            enhanced = _clean(colour, bright, controls, network.conv_first.weight.device)
+            final, illumination[now] = _finish(colour, enhanced, controls, local_mask, need)
             result[now, :3] = final if channels >= 3 else final[:, :1]
             if channels == 4:
                 result[now, 3] = image[now, 3].float().clamp(0, 1)
-            report(Fraction(now.stop), result[now.stop - 1])
+            report(Fraction(now.stop), result[index])
     return Enhancement(result, illumination)
 
 
@@ -192,21 +209,19 @@ def _called_inside(network: SemiLLIE, check: Callable[[], None] | None) -> Itera
             handle.remove()
 
 
-def _enhance_frames(
+def _run_network(
     network: SemiLLIE,
     colour: Tensor,
     edge: int | None,
     correct: Callable[[FrameIllumination], FrameIllumination] | None,
-    controls: EnhanceControls,
     report: Callable[[int, int], None],
 ) -> Tensor:
-    """Run the network over whole frames ``(B, 3, H, W)``, tile by tile where ``edge`` asks for it, and clean up.
+    """Run the network over whole frames ``(B, 3, H, W)``, tile by tile where ``edge`` asks for it.
 
-    The work is done where the network is; the result is where the frames are, float32 in [0, 1].
+    The work is done where the network is; the result is where the frames are, float32.
     """
     parameter = network.conv_first.weight
-    frames = colour.to(parameter.device)
-    seen = frames.to(parameter.dtype)
+    seen = colour.to(parameter.device, parameter.dtype)
     # All tiles share the illumination of the whole frame, so that they agree on its exposure.
     illumination = network.estimate_frame(seen)
     if correct is not None and illumination is not None:
@@ -216,8 +231,13 @@ def _enhance_frames(
         image: Tensor = network(tile, illumination, region).image
         return image
 
-    enhanced = reduce_noise(frames, blend_tiles(seen, edge, run, report), controls.noise_reduction)
-    return into_gamut(enhanced.to(colour.device, torch.float32), controls.protect_highlights)
+    return blend_tiles(seen, edge, run, report).to(colour.device, torch.float32)
+
+
+def _clean(colour: Tensor, bright: Tensor, controls: EnhanceControls, device: torch.device) -> Tensor:
+    """The network's output without noise and in range, ``(B, 3, H, W)`` in [0, 1]; noise is a device's work."""
+    quiet = reduce_noise(colour.to(device), bright.to(device), controls.noise_reduction)
+    return into_gamut(quiet.to(colour.device), controls.protect_highlights)
 
 
 def _finish(

@@ -24,8 +24,10 @@ BLACK = 0.25 / 255, 1.5 / 255
 a camera's black level and JPEG decide it. Chosen on LOL validation pairs, where the colours of such areas in the
 enhanced image and in the reference have little in common."""
 
-_RADIUS = 2
-_REACH = 2 * _RADIUS
+RADIUS = 2
+"""Pixels that a neighbourhood reaches to each side."""
+
+_REACH = 2 * RADIUS
 _DARKEST = 0.004  # luma of one step of 8 bits
 _ROUNDING = 1e-10
 _BAND = 1 << 18
@@ -74,20 +76,18 @@ def _halve(image: Tensor) -> Tensor:
 
 
 def _filter(original: Tensor, enhanced: Tensor, amount: float, scale: int) -> Tensor:
-    light = luma(enhanced)
-    # Luma and the three differences to it, filtered side by side.
-    values = torch.cat([light, enhanced - light], dim=1)
+    values = luma_and_colour(enhanced)
     squares = values.square()
-    means = _average(values)
-    spread = _average(torch.cat([squares[:, :1], squares[:, 1:].sum(1, keepdim=True)], dim=1))
+    means = neighbourhood_mean(values)
+    spread = neighbourhood_mean(torch.cat([squares[:, :1], squares[:, 1:].sum(1, keepdim=True)], dim=1))
     squared_means = means.square()
     spread -= torch.cat([squared_means[:, :1], squared_means[:, 1:].sum(1, keepdim=True)], dim=1)
-    dark = _average(luma(original))
+    dark = neighbourhood_mean(luma(original))
     gain = means[:, :1] / dark.clamp_min(_DARKEST)
-    noise = (gain - 1).clamp_min(0) * gain.new_tensor(NOISE[scale]).view(1, 2, 1, 1).square()
+    noise = amount**2 * _variance(gain, scale)
     spread.clamp_(min=_ROUNDING)
-    keep = (spread / (spread + amount**2 * noise))[:, [0, 1, 1, 1]]
-    result = _average(keep) * values + _average(means - keep * means)
+    keep = (spread / (spread + noise))[:, [0, 1, 1, 1]]
+    result = neighbourhood_mean(keep) * values + neighbourhood_mean(means - keep * means)
     light, colour = result[:, :1], result[:, 1:]
     if scale + 1 == len(NOISE):
         unknown = ((BLACK[1] - dark) / (BLACK[1] - BLACK[0])).clamp(0, 1)
@@ -95,11 +95,35 @@ def _filter(original: Tensor, enhanced: Tensor, amount: float, scale: int) -> Te
     return light + colour
 
 
-def _average(values: Tensor) -> Tensor:
-    """Mean of the neighbourhood, with the border repeated."""
+def luma_and_colour(image: Tensor) -> Tensor:
+    """Luma and the three differences to it, ``(B, 4, H, W)``."""
+    light = luma(image)
+    return torch.cat([light, image - light], dim=1)
+
+
+def expected_noise(original: Tensor, enhanced: Tensor) -> Tensor:
+    """Variances of what counts as noise in the neighbourhood of each pixel, of luma and of the differences to it.
+
+    Args:
+        original: The dark photos, ``(B, 3, H, W)`` in [0, 1].
+        enhanced: What became of them, same shape and device.
+
+    Returns:
+        ``(B, 2, H, W)``.
+    """
+    light, dark = (neighbourhood_mean(luma(image)) for image in (enhanced, original))
+    return _variance(light / dark.clamp_min(_DARKEST), scale=0)
+
+
+def _variance(gain: Tensor, scale: int) -> Tensor:
+    return (gain - 1).clamp_min(0) * gain.new_tensor(NOISE[scale]).view(1, 2, 1, 1).square()
+
+
+def neighbourhood_mean(values: Tensor) -> Tensor:
+    """Mean over :data:`RADIUS` pixels on all sides of ``(B, C, H, W)``, with the border repeated."""
     height, width = values.shape[2:]
-    size = 2 * _RADIUS + 1
-    padded = F.pad(values, (_RADIUS,) * 4, mode="replicate")
+    size = 2 * RADIUS + 1
+    padded = F.pad(values, (RADIUS,) * 4, mode="replicate")
     # Sums of shifted views: on a CPU several times faster than pooling.
     rows = padded[:, :, :height].clone()
     for shift in range(1, size):
