@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,40 +13,98 @@ from ._enhancer import Enhancer
 from ._errors import UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..inference.clip import FrameLight, SteadyLight
+    from ..inference.clip_frames import ClipFrames
 
 
-def steady_folders(enhancer: Enhancer, photos: Sequence[Path], frames: int) -> dict[Path, SteadyLight]:
-    """Correct the light of photos that are consecutive frames.
+@dataclass(frozen=True, eq=False)
+class _Clip:
+    """Photos that are consecutive frames."""
+
+    frames: Sequence[Path]
+    steady: SteadyLight
+
+
+class Clips:
+    """Enhances photos as frames of clips.
 
     The photos of a folder, in the natural order of their names, are a clip; where their size changes, another begins.
-    One photo after another is in memory.
+    A few photos at a time are in memory.
 
     Args:
         enhancer: Its network judges the light.
-        photos: The frames. One whose light cannot be measured is left out.
+        photos: The frames. One whose light cannot be measured is a photo by itself.
         frames: Over about how many frames the light is averaged.
-
-    Returns:
-        The correction of each photo, for itself alone.
 
     Raises:
         UsageError: The network does not judge a frame as a whole.
     """
+
+    def __init__(self, enhancer: Enhancer, photos: Sequence[Path], frames: int) -> None:
+        from ..inference.clip import steady_light
+
+        self._enhancer = enhancer
+        self._places: dict[Path, tuple[_Clip, int]] = {}
+        self._current: tuple[_Clip, ClipFrames] | None = None
+        measured = _measure(enhancer, sorted(photos, key=natural))
+        for _, group in groupby(measured, key=lambda frame: (frame[0].parent, frame[1])):
+            paths, _, lights = zip(*group, strict=True)
+            clip = _Clip(paths, steady_light(lights, frames))
+            self._places.update({path: (clip, index) for index, path in enumerate(paths)})
+
+    def enhance(self, photo: Path, pixels: Tensor, progress: Callable[[float], None]) -> Tensor:
+        """Enhance a photo, fastest in the :func:`natural` order.
+
+        Args:
+            photo: One of the photos.
+            pixels: What is in it, ``(C, H, W)`` in [0, 1].
+            progress: Called with the fraction that is done.
+
+        Returns:
+            Same shape.
+        """
+        from ..image_io import read_photo
+        from ..inference.clip_frames import ClipFrames
+
+        if photo not in self._places:
+            return self._enhancer(pixels, progress)
+        clip, index = self._places[photo]
+        if self._current is None or self._current[0] is not clip:
+
+            def read(index: int) -> Tensor:
+                return read_photo(clip.frames[index]).pixels
+
+            self._current = (
+                clip,
+                ClipFrames(self._enhancer.model, clip.steady, read, self._enhancer.controls),
+            )
+        tile = self._enhancer.edge(*pixels.shape[1:])
+        return self._current[1].enhance(index, tile=tile, progress=progress).image[0]
+
+
+def natural(path: Path) -> tuple[str, list[int | str]]:
+    """Sorts frame2 before frame10, folder by folder."""
+    parts = re.split(r"([0-9]+)", path.name.casefold())
+    return str(path.parent), [int(part) if index % 2 else part for index, part in enumerate(parts)]
+
+
+def _measure(enhancer: Enhancer, photos: Sequence[Path]) -> list[tuple[Path, tuple[int, ...], FrameLight]]:
+    """The photos whose light can be measured, with their shapes and the light."""
     import torch
     from tqdm import tqdm
 
     from ..image_io import read_photo
-    from ..inference.clip import SteadyLight, measure_light, steady_light
+    from ..inference.clip import measure_light
 
     if not enhancer.model.config.thumbnail:
         raise UsageError(
             "--steady-frames needs a network that judges a photo's light from its thumbnail, as semillie-compact "
             f"does; {enhancer.model.name} has none. Leave the option out or choose another --model."
         )
-    measured: list[tuple[Path, tuple[int, ...], FrameLight]] = []
-    bar = tqdm(sorted(photos, key=_natural), "Light of the frames", disable=None, leave=False)
-    for path in bar:
+    measured = []
+    for path in tqdm(photos, "Light of the frames", disable=None, leave=False):
         try:
             pixels = read_photo(path).pixels[None, :3]
             with torch.inference_mode():
@@ -53,16 +112,4 @@ def steady_folders(enhancer: Enhancer, photos: Sequence[Path], frames: int) -> d
         except Exception:  # noqa: S112 - It comes up again, and is reported, when the photo is to be enhanced.
             continue
         measured.append((path, tuple(pixels.shape), light))
-    steady: dict[Path, SteadyLight] = {}
-    for _, group in groupby(measured, key=lambda frame: (frame[0].parent, frame[1])):
-        clip = list(group)
-        corrections = steady_light([light for _, _, light in clip], frames)
-        for index, (path, _, _) in enumerate(clip):
-            steady[path] = SteadyLight(*(values[index : index + 1] for values in corrections))
-    return steady
-
-
-def _natural(path: Path) -> tuple[str, list[int | str]]:
-    """Sorts frame2 before frame10, folder by folder."""
-    parts = re.split(r"([0-9]+)", path.name.casefold())
-    return str(path.parent), [int(part) if index % 2 else part for index, part in enumerate(parts)]
+    return measured

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..inference import EnhanceControls
-    from ..inference.clip import SteadyLight
     from ..weights import SemiLLIEModel
 
 AUTO, OFF = "auto", "off"
@@ -70,34 +69,34 @@ class Enhancer:
     tile: str | int
     """``"auto"``, ``"off"`` or an edge in pixels."""
 
-    def __call__(
-        self, pixels: Tensor, progress: Callable[[float], None], steady: SteadyLight | None = None
-    ) -> Tensor:
+    def __call__(self, pixels: Tensor, progress: Callable[[float], None]) -> Tensor:
         """Enhance a photo.
 
         Args:
             pixels: ``(C, H, W)`` in [0, 1].
             progress: Called with the fraction that is done.
-            steady: Correction of its light, of a frame of a clip.
 
         Returns:
             Same shape.
         """
         from ..inference import enhance
-        from ..inference.memory import free_memory, pick_tile
 
-        edge = self.tile if isinstance(self.tile, int) else None
-        if self.tile == AUTO:
-            free = int(_MEMORY_SHARE * free_memory(self.model.device))
-            edge = pick_tile(self.model.config, pixels.shape[1], pixels.shape[2], free)
         return enhance(
             self.model,
             pixels[None],
             controls=self.controls,
-            tile=edge,
-            steady=steady,
+            tile=self.edge(*pixels.shape[1:]),
             progress=lambda done, total, _: progress(done / total),
         ).image[0]
+
+    def edge(self, height: int, width: int) -> int | None:
+        """The edge of the tiles for a photo, ``None`` for none."""
+        from ..inference.memory import free_memory, pick_tile
+
+        if self.tile == AUTO:
+            free = int(_MEMORY_SHARE * free_memory(self.model.device))
+            return pick_tile(self.model.config, height, width, free)
+        return self.tile if isinstance(self.tile, int) else None
 
     def describe(self) -> str:
         """The model and the device, for people."""
@@ -158,7 +157,7 @@ def _device(value: str) -> str:
 def _tile(value: str) -> str | int:
     if value in (AUTO, OFF):
         return value
-    # 128 is inference.enhance.MINIMUM_TILE, which cannot be imported before the arguments are known.
+    # 128 is inference.network_pass.MINIMUM_TILE, which cannot be imported before the arguments are known.
     if not value.isdigit() or int(value) < 128:
         raise argparse.ArgumentTypeError(f"{value!r} is neither auto, off nor a number of at least 128")
     return int(value)

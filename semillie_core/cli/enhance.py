@@ -6,17 +6,14 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ._clip import steady_folders
+from ._clip import Clips, natural
 from ._enhancer import Enhancer, add_model_arguments, explain, make_enhancer
 from ._errors import UsageError
 from ._files import SUFFIX_OF_FORMAT, Job, find_photos, plan_jobs
-
-if TYPE_CHECKING:
-    from ..inference.clip import SteadyLight
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -102,8 +99,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=int,
         default=1,
         metavar="N",
-        help="take the photos of each folder, in the order of their names, for frames of a clip, and average their "
-        "exposure over about N of them, so that it does not pump (default: 1, every photo by itself)",
+        help="take the photos of each folder, in the order of their names, for frames of a clip: their exposure is "
+        "averaged over about N of them, so that it does not pump, and their noise over five, so that grain does not "
+        "flicker (default: 1, every photo by itself)",
     )
     add_model_arguments(parser)
     parser.set_defaults(run=run)
@@ -143,12 +141,13 @@ def run(args: argparse.Namespace) -> int:
     done = 0
     if open_jobs:
         enhancer = make_enhancer(args, controls)
-        steady: Mapping[Path, SteadyLight] = {}
+        clips = None
         if args.steady_frames > 1:
             # Photos that have a result already count, so that a call that goes on gives what one alone would have.
-            steady = steady_folders(enhancer, [job.source for job in jobs], args.steady_frames)
+            clips = Clips(enhancer, [job.source for job in jobs], args.steady_frames)
+            open_jobs.sort(key=lambda job: natural(job.source))
         print(f"Enhancing {len(open_jobs)} photo{'s' * (len(open_jobs) > 1)} with {enhancer.describe()}")
-        errors = _work_through(enhancer, open_jobs, args.quality, steady)
+        errors = _work_through(enhancer, open_jobs, args.quality, clips)
         done = len(open_jobs) - len(errors)
         failures += errors
     for path in kept:
@@ -159,9 +158,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _work_through(
-    enhancer: Enhancer, jobs: list[Job], quality: int, steady: Mapping[Path, SteadyLight]
-) -> list[str]:
+def _work_through(enhancer: Enhancer, jobs: list[Job], quality: int, clips: Clips | None) -> list[str]:
     """Do the jobs; returns a message for each that failed."""
     from tqdm import tqdm
 
@@ -176,7 +173,7 @@ def _work_through(
 
             start = time.perf_counter()
             try:
-                _enhance_file(enhancer, job, quality, advance, steady.get(job.source))
+                _enhance_file(enhancer, job, quality, advance, clips)
             except Exception as error:
                 failures.append(explain(job.source, error))
             else:
@@ -187,7 +184,7 @@ def _work_through(
 
 
 def _enhance_file(
-    enhancer: Enhancer, job: Job, quality: int, progress: Callable[[float], None], steady: SteadyLight | None
+    enhancer: Enhancer, job: Job, quality: int, progress: Callable[[float], None], clips: Clips | None
 ) -> None:
     from ..image_io import check_target, compared_width, read_photo, side_by_side, write_photo
 
@@ -197,7 +194,8 @@ def _enhance_file(
     check_target(job.target, height, width)
     if job.comparison is not None:
         check_target(job.comparison, height, compared_width(width))
-    enhanced = enhancer(photo.pixels, progress, steady)
+    work = enhancer if clips is None else partial(clips.enhance, job.source)
+    enhanced = work(photo.pixels, progress)
     write_photo(job.target, enhanced, like=photo, quality=quality)
     if job.comparison is not None:
         write_photo(job.comparison, side_by_side(photo.pixels, enhanced), like=photo, quality=quality)

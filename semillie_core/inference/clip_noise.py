@@ -38,65 +38,109 @@ class _Neighbour(NamedTuple):
     right: int
 
 
-class _Frame(NamedTuple):
-    original: Tensor  # (1, 3, H, W)
+class Frame(NamedTuple):
+    """A frame and what its neighbours need to know of it."""
+
+    original: Tensor
+    """The dark frame, ``(1, 3, H, W)`` in [0, 1]."""
     enhanced: Tensor
-    small: Tensor  # (h, w) luma of the enhanced frame, reduced
-    spectrum: Tensor  # of the same
+    """What became of it, same shape and device."""
+    small: Tensor
+    """Luma of the latter, reduced, ``(h, w)``; on the CPU, since not every GPU can transform it."""
+    spectrum: Tensor
+    """The Fourier transform of that, windowed."""
+
+    @classmethod
+    def of(cls, original: Tensor, enhanced: Tensor) -> Frame:
+        """Prepare a frame."""
+        small = F.avg_pool2d(luma(enhanced), _reduction(enhanced))[0, 0].float().cpu()
+        # The picture's borders are no edges of it.
+        fade = [torch.hann_window(length, periodic=False) for length in small.shape]
+        return cls(original, enhanced, small, torch.fft.rfft2((small - small.mean()) * torch.outer(*fade)))
 
 
 def average_frames(
     frames: Iterable[tuple[Tensor, Tensor]], amount: float = 1.0, device: torch.device | str | None = None
 ) -> Iterator[Tensor]:
-    """Average each frame of a clip with its neighbours, as far as they show the same.
-
-    A neighbour's weight is 1 where its neighbourhood differs by what counts as noise there (see
-    :func:`~.noise.expected_noise`), and falls to 0 where it differs by more.
+    """Average each frame of a shot with its neighbours.
 
     Args:
-        frames: The dark frame and what became of it, both ``(1, 3, H, W)`` on one device. Up to ``2 * REACH + 1`` are
-            kept.
-        amount: Factor on the expected noise, above 0.
-        device: Where to compute, a band of rows at a time; by default where the frames are.
+        frames: The dark frame and what became of it, as :class:`Frame` has them. Up to ``2 * REACH + 1`` are kept.
+        amount: As in :func:`average_frame`.
+        device: As in :func:`average_frame`.
 
     Yields:
         For each frame ``(1, 3, H, W)``; :data:`REACH` frames later than it came in, where there are that many.
     """
-    window: deque[_Frame] = deque(maxlen=2 * REACH + 1)
+    window: deque[Frame] = deque(maxlen=2 * REACH + 1)
+
+    def averaged(position: int) -> Tensor:
+        near = [*window][max(position - REACH, 0) : position + REACH + 1]
+        frame = window[position]
+        return average_frame(frame, [other for other in near if other is not frame], amount, device)
+
     for original, enhanced in frames:
-        window.append(_Frame(original, enhanced, *_prepare(enhanced)))
+        window.append(Frame.of(original, enhanced))
         if len(window) > REACH:
-            yield _average(window, len(window) - 1 - REACH, amount, device)
+            yield averaged(len(window) - 1 - REACH)
     for position in range(max(len(window) - REACH, 0), len(window)):
-        yield _average(window, position, amount, device)
+        yield averaged(position)
 
 
-def displacement(
-    small: Tensor, spectrum: Tensor, other: Tensor, other_spectrum: Tensor
-) -> tuple[float, float]:
-    """How many pixels further down and right one frame's picture lies in another; 0 if they are no more alike then.
+def average_frame(
+    frame: Frame,
+    others: Iterable[Frame],
+    amount: float = 1.0,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Average a frame with others, as far as they show the same.
+
+    The weight of another is 1 where its neighbourhood differs by what counts as noise there (see
+    :func:`~.noise.expected_noise`), and falls to 0 where it differs by more.
 
     Args:
-        small: One frame, ``(h, w)``.
-        spectrum: Its Fourier transform, windowed.
-        other: The other frame, same size.
-        other_spectrum: Its Fourier transform.
+        frame: The frame.
+        others: Those around it. Frames of another size take no part.
+        amount: Factor on the expected noise, above 0.
+        device: Where to compute, a band of rows at a time; by default where the frames are.
+
+    Returns:
+        ``(1, 3, H, W)``, where the frame is.
     """
-    cross = spectrum.conj() * other_spectrum
+    factor, (height, width) = _reduction(frame.enhanced), frame.enhanced.shape[2:]
+    neighbours = []
+    for other in others:
+        if other.enhanced.shape == frame.enhanced.shape:
+            down, right = (round(factor * by) for by in displacement(frame, other))
+            neighbours.append(_Neighbour(other.enhanced, down, right))
+    result = torch.empty_like(frame.enhanced)
+    rows = max(_BAND // width, RADIUS)
+    for top in range(0, height, rows):
+        first, last = max(top - RADIUS, 0), min(top + rows + RADIUS, height)
+        band = _average_rows(frame, neighbours, slice(first, last), amount, device)
+        result[..., top : top + rows, :] = band[..., top - first : top - first + rows, :]
+    return result
+
+
+def displacement(frame: Frame, other: Frame) -> tuple[float, float]:
+    """How many pixels further down and right a frame's picture lies in another; 0 if they are no more alike then.
+
+    Both are seen at reduced size.
+    """
+    cross = frame.spectrum.conj() * other.spectrum
     size = cross.abs()
     # All frequencies count alike, as in a phase correlation, but the weak ones, which are noise.
-    likeness = torch.fft.irfft2(cross / (size + _STRONG * size.mean() + _NOTHING), s=small.shape)
-    peak = int(likeness.argmax())
-    place = divmod(peak, small.shape[1])
-    down, right = (at - size if at > size // 2 else at for at, size in zip(place, small.shape, strict=True))
-    here, there = overlap(small.shape, down, right)
-    still, moved = ((small[here] - candidate).abs().mean() for candidate in (other[here], other[there]))
+    likeness = torch.fft.irfft2(cross / (size + _STRONG * size.mean() + _NOTHING), s=frame.small.shape)
+    row, column = divmod(int(likeness.argmax()), likeness.shape[1])
+    down, right = (
+        at - length if at > length // 2 else at
+        for at, length in zip((row, column), likeness.shape, strict=True)
+    )
+    here, there = overlap(likeness.shape, down, right)
+    still, moved = ((frame.small[here] - other.small[place]).abs().mean() for place in (here, there))
     if not moved < still:
         return 0.0, 0.0
-    return (
-        down + _offset(likeness[:, place[1]], place[0]),
-        right + _offset(likeness[place[0]], place[1]),
-    )
+    return down + _offset(likeness[:, column], row), right + _offset(likeness[row], column)
 
 
 def overlap(size: Sequence[int], down: int, right: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
@@ -110,17 +154,8 @@ def overlap(size: Sequence[int], down: int, right: int) -> tuple[tuple[slice, sl
     return here, there  # type: ignore[return-value]
 
 
-def _prepare(enhanced: Tensor) -> tuple[Tensor, Tensor]:
-    """The luma by which displacements are found, and its spectrum; on the CPU, since not every GPU transforms."""
-    factor = _reduction(enhanced.shape)
-    small = F.avg_pool2d(luma(enhanced), factor)[0, 0].float().cpu()
-    # The picture's borders are no edges of it.
-    fade = [torch.hann_window(length, periodic=False) for length in small.shape]
-    return small, torch.fft.rfft2((small - small.mean()) * torch.outer(*fade))
-
-
-def _reduction(shape: Sequence[int]) -> int:
-    return math.ceil(max(shape[2:]) / _ALIGNED_SIZE)
+def _reduction(enhanced: Tensor) -> int:
+    return math.ceil(max(enhanced.shape[2:]) / _ALIGNED_SIZE)
 
 
 def _offset(line: Tensor, at: int) -> float:
@@ -130,28 +165,8 @@ def _offset(line: Tensor, at: int) -> float:
     return 0.5 * (after - before) / bend if bend > 0 else 0.0
 
 
-def _average(
-    window: Sequence[_Frame], position: int, amount: float, device: torch.device | str | None
-) -> Tensor:
-    frame = window[position]
-    factor, (height, width) = _reduction(frame.enhanced.shape), frame.enhanced.shape[2:]
-    neighbours = []
-    for other in [*window][max(position - REACH, 0) : position + REACH + 1]:
-        if other is not frame and other.enhanced.shape == frame.enhanced.shape:
-            found = displacement(frame.small, frame.spectrum, other.small, other.spectrum)
-            down, right = (round(factor * by) for by in found)
-            neighbours.append(_Neighbour(other.enhanced, down, right))
-    result = torch.empty_like(frame.enhanced)
-    rows = max(_BAND // width, RADIUS)
-    for top in range(0, height, rows):
-        first, last = max(top - RADIUS, 0), min(top + rows + RADIUS, height)
-        band = _average_rows(frame, neighbours, slice(first, last), amount, device)
-        result[..., top : top + rows, :] = band[..., top - first : top - first + rows, :]
-    return result
-
-
 def _average_rows(
-    frame: _Frame,
+    frame: Frame,
     neighbours: Sequence[_Neighbour],
     rows: slice,
     amount: float,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
 from itertools import groupby
@@ -15,17 +14,14 @@ from torch import Tensor
 
 from ..colour import luma
 from ..network import SemiLLIE
-from ..network.thumbnail import FrameIllumination
 from ..out_of_memory import in_batches, is_out_of_memory
 from ..weights import SemiLLIEModel
 from .clip import FrameLight, SteadyLight, measure_light, steady_light
 from .clip_noise import average_frames
 from .controls import EnhanceControls, darkness, into_gamut, keep
+from .network_pass import MINIMUM_TILE, NetworkPass, ready
 from .noise import reduce_noise
-from .tiling import blend_tiles, plan_tiles
-
-MINIMUM_TILE = 128
-"""Smallest tile edge, in pixels, that running out of memory falls back to."""
+from .tiling import plan_tiles
 
 Progress = Callable[[int, int, Tensor | None], None]
 """Called as ``progress(done, total, preview)``, in tiles of all images: after each tile, and with nothing done while
@@ -53,7 +49,6 @@ def enhance(
     tile: int | None = None,
     batch_size: int = 1,
     steady_frames: int = 1,
-    steady: SteadyLight | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     progress: Progress | None = None,
@@ -75,9 +70,8 @@ def enhance(
         tile: Edge of square tiles in pixels, at least :data:`MINIMUM_TILE`; ``None`` takes whole images.
         batch_size: Images per forward pass.
         steady_frames: For consecutive frames of a clip: their exposure is averaged over about so many frames of
-            the same shot, so that it does not pump. 1 enhances every image by itself.
-        steady: The corrections of these images, one row for each, instead of ``steady_frames``: of images from a clip
-            that is not in memory as a whole.
+            the same shot, so that it does not pump, and their noise over five, if it is reduced. 1 enhances every
+            image by itself.
         device: Where to compute; the network must be or may be moved there. Default: where it is.
         dtype: Parameter dtype to compute in. Default: the network's.
         progress: Called after each tile.
@@ -94,24 +88,22 @@ def enhance(
     controls = controls or EnhanceControls()
     network = model.network if isinstance(model, SemiLLIEModel) else model
     _check(image, mask, tile, batch_size, steady_frames)
-    if steady is not None and len(steady.darkness) != image.shape[0]:
-        raise ValueError(
-            f"steady has {len(steady.darkness)} rows for {image.shape[0]} images: give one for each."
-        )
     network.to(device=device, dtype=dtype)
+    run = NetworkPass(network, tile, out_of_memory)
 
-    batch, channels, height, width = image.shape
+    batch, _, height, width = image.shape
     # Channels last, as photo files and ComfyUI have them: who moves them there need not copy a clip.
     result = torch.empty(
         image.shape, dtype=torch.float32, device=image.device, memory_format=torch.channels_last
     )
     illumination = torch.empty((batch, height, width), dtype=torch.float32, device=image.device)
-    edge, reached = tile, Fraction(0)
+    steady: SteadyLight | None = None
+    reached = Fraction(0)
 
     def report(images: Fraction, preview: Tensor | None = None) -> None:
         """Say how many images are finished, in part perhaps."""
         nonlocal reached
-        tiles = len(plan_tiles(height, width, edge))
+        tiles = len(plan_tiles(height, width, run.edge))
         # What is begun anew in smaller parts is not taken back.
         done = math.ceil(max(images, reached) * tiles)
         reached = Fraction(done, tiles)
@@ -120,39 +112,28 @@ def enhance(
 
     def measure(now: slice) -> FrameLight:
         report(Fraction(0))
-        return measure_light(network, _colours(image[now]))
+        return measure_light(network, colours(image[now]))
 
     def work(now: slice) -> Tensor:
-        nonlocal edge
-        colour = _colours(image[now])
         correct = None if steady is None else partial(steady.correct, frames=now)
 
         def tile_done(done: int, tiles: int) -> None:
-            report(now.start + Fraction(len(colour) * done, tiles))
+            report(now.start + Fraction((now.stop - now.start) * done, tiles))
 
-        while True:
-            try:
-                return _run_network(network, colour, edge, correct, tile_done)
-            except Exception as error:
-                smaller = (edge or max(height, width)) // 2
-                # Of several images, half as many are tried first: that changes nothing in them.
-                if len(colour) > 1 or smaller < MINIMUM_TILE or not out_of_memory(error):
-                    raise
-                edge = smaller
+        return run(colours(image[now]), correct, tile_done)
 
     def brightened() -> Iterator[Tensor]:
         for _, images in in_batches(batch, batch_size, work, out_of_memory):
             yield from (images[i : i + 1] for i in range(len(images)))
 
     def averaged(shots: Sequence[int]) -> Iterator[Tensor]:
-        frames = enumerate(brightened())
-        for _, shot in groupby(frames, lambda frame: shots[frame[0]]):
-            pairs = ((_colours(image[index : index + 1]), bright) for index, bright in shot)
-            yield from average_frames(pairs, controls.noise_reduction, network.conv_first.weight.device)
+        for _, shot in groupby(enumerate(brightened()), lambda frame: shots[frame[0]]):
+            pairs = ((colours(image[index : index + 1]), bright) for index, bright in shot)
+            yield from average_frames(pairs, controls.noise_reduction, run.device)
 
-    with torch.inference_mode(), _without_random_depth(network), _called_inside(network, check):
+    with ready(network, check):
         images = brightened()
-        if steady is None and steady_frames > 1 and batch > 1:
+        if steady_frames > 1 and batch > 1:
             lights = [light for _, light in in_batches(batch, batch_size, measure, out_of_memory)]
             steady = steady_light(lights, steady_frames)
             if controls.noise_reduction:
@@ -160,99 +141,56 @@ def enhance(
         # One by one, so that what the work on several at once leaves of the memory suffices.
         for index, bright in enumerate(images):
             now = slice(index, index + 1)
-            colour = _colours(image[now])
-            local_mask = None
-            if mask is not None:
-                local_mask = (mask if mask.shape[0] == 1 else mask[now]).float().clamp(0, 1)
-            need = None
-            if controls.keep_well_lit:
-                need = darkness(colour) if steady is None else steady.darkness[now].to(colour)
-            enhanced = _clean(colour, bright, controls, network.conv_first.weight.device)
-            final, illumination[now] = _finish(colour, enhanced, controls, local_mask, need)
-            result[now, :3] = final if channels >= 3 else final[:, :1]
-            if channels == 4:
-                result[now, 3] = image[now, 3].float().clamp(0, 1)
+            masked = mask if mask is None or mask.shape[0] == 1 else mask[now]
+            need = None if steady is None else steady.darkness[now]
+            result[now], illumination[now] = finish(image[now], bright, controls, run.device, masked, need)
             report(Fraction(now.stop), result[index])
     return Enhancement(result, illumination)
 
 
-def _colours(image: Tensor) -> Tensor:
-    """The colour of ``(B, 1, 3 or 4, H, W)`` as float32 ``(B, 3, H, W)`` in [0, 1]."""
-    return image[:, :3].float().clamp(0, 1).expand(-1, 3, -1, -1)
+def finish(
+    image: Tensor,
+    bright: Tensor,
+    controls: EnhanceControls,
+    device: torch.device,
+    mask: Tensor | None = None,
+    need: Tensor | None = None,
+) -> Enhancement:
+    """Make of what the network returned what the user sees.
 
-
-@contextmanager
-def _without_random_depth(network: SemiLLIE) -> Iterator[None]:
-    """Put a network that is learning into evaluation mode while the context lasts."""
-    learning = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(learning)
-
-
-@contextmanager
-def _called_inside(network: SemiLLIE, check: Callable[[], None] | None) -> Iterator[None]:
-    """Have ``check`` called before every module of the network while the context lasts."""
-
-    def hook(*_: object) -> None:
-        if check is not None:
-            check()
-
-    modules = [] if check is None else list(network.modules())
-    handles = [module.register_forward_pre_hook(hook) for module in modules]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _run_network(
-    network: SemiLLIE,
-    colour: Tensor,
-    edge: int | None,
-    correct: Callable[[FrameIllumination], FrameIllumination] | None,
-    report: Callable[[int, int], None],
-) -> Tensor:
-    """Run the network over whole frames ``(B, 3, H, W)``, tile by tile where ``edge`` asks for it.
-
-    The work is done where the network is; the result is where the frames are, float32.
+    Args:
+        image: The original, ``(1, C, H, W)``, C as in :func:`enhance`.
+        bright: What the network made of it, ``(1, 3, H, W)``.
+        controls: Adjustments.
+        device: Where noise is reduced.
+        mask: Where to enhance, ``(1, H, W)``.
+        need: Takes the place of the image's :func:`~.controls.darkness`, ``(1,)``.
     """
-    parameter = network.conv_first.weight
-    seen = colour.to(parameter.device, parameter.dtype)
-    # All tiles share the illumination of the whole frame, so that they agree on its exposure.
-    illumination = network.estimate_frame(seen)
-    if correct is not None and illumination is not None:
-        illumination = correct(illumination)
-
-    def run(tile: Tensor, region: Tensor) -> Tensor:
-        image: Tensor = network(tile, illumination, region).image
-        return image
-
-    return blend_tiles(seen, edge, run, report).to(colour.device, torch.float32)
-
-
-def _clean(colour: Tensor, bright: Tensor, controls: EnhanceControls, device: torch.device) -> Tensor:
-    """The network's output without noise and in range, ``(B, 3, H, W)`` in [0, 1]; noise is a device's work."""
+    colour = colours(image)
     quiet = reduce_noise(colour.to(device), bright.to(device), controls.noise_reduction)
-    return into_gamut(quiet.to(colour.device), controls.protect_highlights)
-
-
-def _finish(
-    colour: Tensor, enhanced: Tensor, controls: EnhanceControls, mask: Tensor | None, need: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The adjusted images ``(B, 3, H, W)`` and their illumination ``(B, H, W)``."""
-    final = controls.apply(colour, enhanced, mask, need)
+    enhanced = into_gamut(quiet.to(colour.device), controls.protect_highlights)
+    if not controls.keep_well_lit:
+        need = None
+    elif need is None:
+        need = darkness(colour)
+    else:
+        need = need.to(colour)
+    final = controls.apply(colour, enhanced, None if mask is None else mask.to(colour).clamp(0, 1), need)
     # A black-and-white photo stays one, also where it comes as three channels.
-    grey = (colour == colour[:, :1]).flatten(1).all(1)
-    if grey.any():
-        final = torch.where(grey.view(-1, 1, 1, 1), luma(final), final)
+    if (colour == colour[:, :1]).all():
+        final = luma(final)
     light, lit = luma(colour), luma(enhanced)
     if need is not None:
         lit = keep(light, lit, need)
-    return final, ((light + 1e-3) / (lit + 1e-3)).clamp(0, 1).squeeze(1)
+    shown = [final.expand(-1, 3, -1, -1) if image.shape[1] >= 3 else final[:, :1]]
+    if image.shape[1] == 4:
+        shown.append(image[:, 3:].float().clamp(0, 1))
+    return Enhancement(torch.cat(shown, dim=1), ((light + 1e-3) / (lit + 1e-3)).clamp(0, 1).squeeze(1))
+
+
+def colours(image: Tensor) -> Tensor:
+    """The colour of ``(B, 1, 3 or 4, H, W)`` as float32 ``(B, 3, H, W)`` in [0, 1]."""
+    return image[:, :3].float().clamp(0, 1).expand(-1, 3, -1, -1)
 
 
 def _check(image: Tensor, mask: Tensor | None, tile: int | None, batch_size: int, steady_frames: int) -> None:

@@ -4,10 +4,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from semillie_core.inference import NETWORK_ALONE, NOISE_REDUCTION_ALONE, clip_noise, enhance
+from semillie_core.inference import (
+    NETWORK_ALONE,
+    NOISE_REDUCTION_ALONE,
+    EnhanceControls,
+    clip_noise,
+    enhance,
+)
+from semillie_core.inference.clip import measure_light, steady_light
+from semillie_core.inference.clip_frames import ClipFrames
 from semillie_core.inference.clip_noise import REACH, average_frames
 from semillie_core.inference.noise import reduce_noise
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
+from semillie_core.weights import SemiLLIEModel
 
 GAIN, SIGMA = 0.1, 0.008
 """Frames are shown a tenth of their light, with which twice this noise still counts as such."""
@@ -119,12 +128,16 @@ def test_bands_change_nothing(monkeypatch):
     torch.testing.assert_close(average(clean, frames), whole, atol=1e-6, rtol=0)
 
 
-def test_enhance_averages_the_frames_of_each_shot():
+@pytest.fixture(scope="module")
+def network():
     torch.manual_seed(0)
     config = SemiLLIEConfig(
         embed_dim=32, depths=(1,), d_state=4, expand=1.0, downscale=4, thumbnail=32, thumbnail_depth=1
     )
-    network = SemiLLIE(config).eval()
+    return SemiLLIE(config).eval()
+
+
+def test_enhance_averages_the_frames_of_each_shot(network):
     shots = [noisy(GAIN * scene(48, 60, seed).expand(4, -1, -1, -1), 1 / 255) for seed in (0, 1)]
     clip = torch.cat([shots[0], 1 - shots[1]])
 
@@ -140,3 +153,39 @@ def test_enhance_averages_the_frames_of_each_shot():
 
     by_themselves = reduce_noise(clip, run(clip, NETWORK_ALONE))
     assert flicker(together) < 0.6 * flicker(by_themselves)
+
+
+@pytest.mark.parametrize("controls", [EnhanceControls(), NETWORK_ALONE])
+def test_frames_read_one_by_one_give_what_the_clip_in_memory_gives(network, controls):
+    clip = torch.cat([noisy(GAIN * scene(48, 60, seed).expand(4, -1, -1, -1), 1 / 255) for seed in (0, 1)])
+    expected = enhance(network, clip, controls=controls, steady_frames=6)
+    reads = []
+
+    def read(index):
+        reads.append(index)
+        return clip[index]
+
+    steady = steady_light([measure_light(network, clip)], 6)
+    frames = ClipFrames(SemiLLIEModel(network, "test"), steady, read, controls)
+    for index in (*range(8), 1):  # going back works, too
+        result = frames.enhance(index)
+        torch.testing.assert_close(result.image[0], expected.image[index], atol=1e-5, rtol=0)
+        torch.testing.assert_close(result.illumination[0], expected.illumination[index], atol=1e-5, rtol=0)
+    assert len(reads) == 8 + (4 if controls.noise_reduction else 1)
+
+
+def test_a_neighbour_that_cannot_be_read_is_left_out(network):
+    clip = noisy(GAIN * scene(48, 60).expand(4, -1, -1, -1), 1 / 255)
+    steady = steady_light([measure_light(network, clip)], 6)
+
+    def read(index):
+        if index == 2:
+            raise OSError("damaged")
+        return clip[index]
+
+    frames = ClipFrames(SemiLLIEModel(network, "test"), steady, read)
+    whole = ClipFrames(SemiLLIEModel(network, "test"), steady, clip.__getitem__)
+    assert not torch.equal(frames.enhance(1).image, whole.enhance(1).image)
+    with pytest.raises(OSError, match="damaged"):
+        frames.enhance(2)
+    assert frames.enhance(3).image.shape == (1, 3, 48, 60)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from semillie_core.colour import luma
 from semillie_core.inference import NETWORK_ALONE, EnhanceControls, enhance, is_out_of_memory
-from semillie_core.inference.clip import average_in_shots, find_shots, measure_light, steady_light
+from semillie_core.inference.clip import average_in_shots, find_shots
 from semillie_core.inference.controls import (
     GAMUT_SHOULDER,
     HIGHLIGHT_CEILING,
@@ -569,14 +569,6 @@ def test_steady_frames_share_the_judgement_of_being_lit_well(network):
     ]
     assert shares[0].max() - shares[0].min() > 0.4
     assert shares[1].max() - shares[1].min() < 0.02
-
-
-def test_corrections_are_one_for_each_image(network):
-    light = measure_light(network, pan(2))
-    steady = steady_light([light], 4)
-    assert enhance(network, pan(2), steady=steady).image.shape == (2, 3, 48, 64)
-    with pytest.raises(ValueError, match="steady has 2 rows for 1 images"):
-        enhance(network, pan(1), steady=steady)
 
 
 def test_the_average_within_a_shot():
