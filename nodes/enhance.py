@@ -138,8 +138,9 @@ class Enhance(io.ComfyNode):
                     max=240,
                     optional=True,
                     tooltip="For clips: the exposure of consecutive frames is averaged over about this many, so "
-                    "that it does not pump when the camera moves; cuts are noticed. A second's worth of frames "
-                    "is a good value. 1 enhances every image by itself. Default: 1.",
+                    "that it does not pump when the camera moves, and their grain over five, so that it does not "
+                    "flicker; cuts are noticed. A second's worth of frames is a good value. 1 enhances every "
+                    "image by itself. Default: 1.",
                 ),
                 io.Float.Input(
                     "noise_reduction",

@@ -15,8 +15,8 @@ from ._errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..inference.clip import FrameLight, SteadyLight
     from ..inference.clip_frames import ClipFrames
+    from ..inference.clip_light import FrameLight, SteadyLight
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Clips:
     """
 
     def __init__(self, enhancer: Enhancer, photos: Sequence[Path], frames: int) -> None:
-        from ..inference.clip import steady_light
+        from ..inference.clip_light import steady_light
 
         self._enhancer = enhancer
         self._places: dict[Path, tuple[_Clip, int]] = {}
@@ -96,7 +96,7 @@ def _measure(enhancer: Enhancer, photos: Sequence[Path]) -> list[tuple[Path, tup
     from tqdm import tqdm
 
     from ..image_io import read_photo
-    from ..inference.clip import measure_light
+    from ..inference.clip_light import measure_light
 
     if not enhancer.model.config.thumbnail:
         raise UsageError(

@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor
 
 from ..weights import SemiLLIEModel
-from .clip import SteadyLight
+from .clip_light import SteadyLight
 from .clip_noise import REACH, Frame, average_frame
 from .controls import EnhanceControls
 from .enhance import Enhancement, colours, finish
@@ -22,7 +22,7 @@ class ClipFrames:
 
     Args:
         model: A loaded model.
-        steady: How the light of all frames is corrected (:func:`~.clip.steady_light`).
+        steady: How the light of all frames is corrected (:func:`~.clip_light.steady_light`).
         read: Returns the frame of a number, ``(C, H, W)`` in [0, 1]. What it raises for a neighbour leaves that out.
         controls: Adjustments.
     """

@@ -16,7 +16,7 @@ from ..colour import luma
 from ..network import SemiLLIE
 from ..out_of_memory import in_batches, is_out_of_memory
 from ..weights import SemiLLIEModel
-from .clip import FrameLight, SteadyLight, measure_light, steady_light
+from .clip_light import FrameLight, SteadyLight, measure_light, steady_light
 from .clip_noise import average_frames
 from .controls import EnhanceControls, darkness, into_gamut, keep
 from .network_pass import MINIMUM_TILE, NetworkPass, ready

@@ -318,14 +318,14 @@ def test_folders_are_clips_whose_exposure_is_kept_steady(semillie, tmp_path):
 
 
 def test_a_frame_that_cannot_be_measured_is_enhanced_alone(semillie, photo, tmp_path, monkeypatch):
-    from semillie_core.inference import clip
+    from semillie_core.inference import clip_light
 
     def scarce(_network, _frames):
         raise torch.OutOfMemoryError("out of memory")
 
     source = photo("a.png")
     semillie("enhance", source, "-o", tmp_path / "alone.png")
-    monkeypatch.setattr(clip, "measure_light", scarce)
+    monkeypatch.setattr(clip_light, "measure_light", scarce)
     assert semillie("enhance", source, "-o", tmp_path / "b.png", "--steady-frames", "4")[0] == 0
     assert digest(tmp_path / "b.png") == digest(tmp_path / "alone.png")
 

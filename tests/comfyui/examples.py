@@ -158,7 +158,8 @@ FRAMES = Example(
     note="## A batch of frames\n\nAny batch of pictures goes through in one node; **images_per_pass** of "
     "them are computed at once, and the rest waits outside the GPU, so a long clip needs no more of the GPU's "
     "memory than a short one.\n\n**steady_frames** averages the exposure over about a second of frames, so that it "
-    "does not pump as the camera moves; 1 judges every frame by itself.\n\n**Your own video:** *Load Video* → "
+    "does not pump as the camera moves, and grain over five, so that it does not flicker; 1 judges every frame by "
+    "itself.\n\n**Your own video:** *Load Video* → "
     "*Get Video Components* → *Semi-LLIE Enhance* → *Create Video* → *Save Video*.",
     note_box=(40, 400, 290, 400),
     saves=("4", "5"),

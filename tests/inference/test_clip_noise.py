@@ -11,8 +11,8 @@ from semillie_core.inference import (
     clip_noise,
     enhance,
 )
-from semillie_core.inference.clip import measure_light, steady_light
 from semillie_core.inference.clip_frames import ClipFrames
+from semillie_core.inference.clip_light import measure_light, steady_light
 from semillie_core.inference.clip_noise import REACH, average_frames
 from semillie_core.inference.noise import reduce_noise
 from semillie_core.network import SemiLLIE, SemiLLIEConfig

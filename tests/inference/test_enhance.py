@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from semillie_core.colour import luma
 from semillie_core.inference import NETWORK_ALONE, EnhanceControls, enhance, is_out_of_memory
-from semillie_core.inference.clip import average_in_shots, find_shots
+from semillie_core.inference.clip_light import average_in_shots, find_shots
 from semillie_core.inference.controls import (
     GAMUT_SHOULDER,
     HIGHLIGHT_CEILING,
