@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import stat
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..colour import luma
-from ..files import atomic_write
+from ..files import atomic_write, check_writable
 from ._iptc import from_photoshop, to_photoshop
 from ._png import add_chunks
 from ._tiff import add_exif_to_tiff, add_iptc_to_tiff
@@ -50,7 +49,7 @@ def check_target(path: str | Path, height: int, width: int) -> None:
         with contextlib.suppress(FileNotFoundError):
             if stat.S_ISDIR(path.stat().st_mode):
                 raise PhotoError(f"{path} cannot be written: it is a folder. Choose another name.")
-        tempfile.TemporaryFile(dir=path.parent).close()
+        check_writable(path)
     except OSError as error:
         raise PhotoError(f"{path} cannot be written: {error.strerror or error}.") from error
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -304,3 +305,32 @@ def test_a_failed_write_names_the_file(tmp_path):
             full_disk(target)
         assert caught.value.filename == str(target)
     assert not any(tmp_path.iterdir())
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder") as caught, atomic_write(tmp_path / "folder"):
+        pass
+    assert " -> " not in str(caught.value)
+
+
+def test_a_folder_that_must_not_be_looked_into_is_named_as_the_user_does(tmp_path, monkeypatch):
+    def locked(path, *_arguments, **_options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "open", locked)
+    monkeypatch.setattr(Path, "unlink", locked)
+    with pytest.raises(PermissionError, match=r"a\.png") as caught, atomic_write(tmp_path / "a.png"):
+        pass
+    assert caught.value.filename == str(tmp_path / "a.png")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and permissions of POSIX")
+def test_what_is_replaced_stays_a_link_and_keeps_its_permissions(tmp_path):
+    make(tmp_path, "far/a.png")
+    link, file = tmp_path / "link.png", tmp_path / "far" / "a.png"
+    link.symlink_to(Path("far", "a.png"))
+    file.chmod(0o640)
+    with atomic_write(link) as stream:
+        stream.write(b"new")
+    assert link.is_symlink()
+    assert file.read_bytes() == b"new"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.png", "far", "link.png"]
