@@ -12,6 +12,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from .. import __version__
 from . import demo, doctor, enhance, models, tag
@@ -36,6 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in COMMANDS:
         command.add_parser(subparsers)
     args = parser.parse_args(arguments)
+    # What whoever started this has closed is open again: tqdm writes there all the same, and libvips its warnings,
+    # which would go into the next file that is opened.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of files and tags need not exist in the output's encoding, above all where Windows writes to a file.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -338,6 +338,14 @@ def test_steady_frames_need_a_network_that_judges_frames(semillie, photo, tmp_pa
     assert "--steady-frames needs a network" in err
 
 
+def test_closed_outputs_stop_nothing(checkpoint, photo, tmp_path, monkeypatch):
+    source = photo("a.png")
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert cli.main(["enhance", str(source), "--model", str(checkpoint)]) == 0
+    assert (tmp_path / "a_enhanced.png").is_file()
+
+
 def test_tiles_change_little(semillie, photo, tmp_path):
     source = photo("a.png", size=(150, 300))
     for name, tile in (("whole.png", "off"), ("tiled.png", "128")):
