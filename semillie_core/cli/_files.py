@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -147,18 +148,21 @@ def plan_jobs(
         return _single_job(photos, output, file_format, compare)
     if output is not None and _is_file(output):
         raise UsageError(f"--output {output} is a file, and not of a photo: name a folder, or a new file.")
-    inputs = {_key(photo.path) for photo in photos}
+    inputs = {file_key(photo.path) for photo in photos}
     taken = set(inputs)
+    numbers: dict[str, int] = {}
+    """Where the search for a free number goes on, by the name without one."""
     jobs = []
     for photo in photos:
         target = _preferred_target(photo, output, file_format)
-        if _key(target) in inputs:
+        if file_key(target) in inputs:
             target = target.with_stem(target.stem + _MARK)
-        stem, number = target.stem, 1
-        while not taken.isdisjoint(map(_key, (job := _job(photo.path, target, compare)).results)):
+        plain, number = target, numbers.get(file_key(target), 1)
+        while not taken.isdisjoint(map(file_key, (job := _job(photo.path, target, compare)).results)):
             number += 1
-            target = target.with_stem(f"{stem}-{number}")
-        taken.update(map(_key, job.results))
+            target = plain.with_stem(f"{plain.stem}-{number}")
+        numbers[file_key(plain)] = number
+        taken.update(map(file_key, job.results))
         jobs.append(job)
     return jobs
 
@@ -204,7 +208,7 @@ def _single_job(photos: Sequence[Found], output: Path, file_format: str | None, 
         raise UsageError(f"--output {output} and --format {file_format} contradict each other: drop one.")
     jobs = [_job(photo.path, output, compare) for photo in photos]
     for job in jobs:
-        if _key(job.source) in map(_key, job.results):
+        if file_key(job.source) in map(file_key, job.results):
             raise UsageError(
                 f"--output {output} would overwrite {job.source}, the photo itself: choose another name."
             )
@@ -257,6 +261,7 @@ def _without_earlier_results(photos: list[Found]) -> list[Found]:
     return [photo for photo in photos if not is_result(photo.path)]
 
 
-def _key(path: Path) -> str:
-    # Names that differ in case only are one file on Windows and macOS.
-    return str(path.resolve()).casefold()
+def file_key(path: Path) -> str:
+    """The same for all names of a file, and of those that are one on Windows or macOS."""
+    # Case makes no difference there, nor, on macOS, whether an accent is part of its letter.
+    return unicodedata.normalize("NFC", str(path.resolve()).casefold())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ._enhancer import add_model_arguments, explain, make_enhancer
 from ._errors import UsageError
-from ._files import find_photos
+from ._files import file_key, find_photos
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 """The sample photos of a checkout; they are no part of the installed package."""
@@ -49,14 +49,13 @@ def run(args: argparse.Namespace) -> int:
     photos, failures = find_photos([*samples, *args.photos])
     enhancer = make_enhancer(args)
     print(f"Enhancing {len(photos)} photos with {enhancer.describe()}")
-    taken: set[str] = set()
+    taken = {file_key(photo.path) for photo in photos}
     for photo in photos:
         name, number = photo.path.stem, 1
-        while name.casefold() in taken:
+        while file_key(target := args.output / f"{name}_before_after.jpg") in taken:
             number += 1
             name = f"{photo.path.stem}-{number}"
-        taken.add(name.casefold())
-        target = args.output / f"{name}_before_after.jpg"
+        taken.add(file_key(target))
         try:
             before = read_photo(photo.path)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -478,6 +478,15 @@ def test_demo_pictures_the_samples_and_the_users_photos(semillie, photo, tmp_pat
     assert out.count(" s, mean brightness") == 3
 
 
+def test_demo_writes_over_no_photo(semillie, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "SAMPLES", tmp_path / "none")
+    mine = photo("results/one_before_after.jpg")
+    before = digest(mine)
+    assert semillie("demo", photo("one.png"), mine, "-o", tmp_path / "results")[0] == 0
+    assert digest(mine) == before
+    assert (tmp_path / "results" / "one-2_before_after.jpg").is_file()
+
+
 def test_demo_without_samples_asks_for_a_photo(semillie, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "SAMPLES", tmp_path / "none")
     status, _, err = semillie("demo", "-o", tmp_path / "results")

@@ -4,10 +4,12 @@ import errno
 import os
 import stat
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
 
+from semillie_core.cli import _files
 from semillie_core.cli._errors import UsageError
 from semillie_core.cli._files import Found, find_photos, plan_jobs
 from semillie_core.files import atomic_write
@@ -269,6 +271,25 @@ def test_every_result_has_a_name_of_its_own(tmp_path, files, file_format, compar
         assert len(results) == len(files) * (1 + compare)
         assert len(set(results) | sources) == len(results) + len(sources)
         assert jobs == plan_jobs(photos, output, file_format, compare)
+
+
+def test_thousands_of_photos_of_one_name_get_numbers_in_no_time(monkeypatch):
+    count, asked = 1000, []
+    key = _files.file_key
+    monkeypatch.setattr(_files, "file_key", lambda path: asked.append(path) or key(path))
+    photos = [Found(Path(f"scene{number}", "a.jpg"), Path("a.jpg")) for number in range(count)]
+    jobs = plan_jobs(photos, Path("out"))
+    assert [job.target.name for job in jobs] == [
+        "a.jpg",
+        *(f"a-{number}.jpg" for number in range(2, count + 1)),
+    ]
+    assert len(asked) < 10 * count
+
+
+def test_accents_that_macos_writes_as_letters_of_their_own(tmp_path):
+    source = make(tmp_path, unicodedata.normalize("NFD", "é.png"))
+    with pytest.raises(UsageError, match="would overwrite"):
+        targets([next(source.iterdir())], tmp_path / "é.png")
 
 
 def test_one_output_file_is_for_one_other_photo(tmp_path):
