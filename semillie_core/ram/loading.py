@@ -7,6 +7,7 @@ import math
 import os
 import re
 import struct
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -264,7 +265,8 @@ def _open(path: Path) -> _Source:
         raise RAMFileError(
             f"{path.name} is a web page, not weights: the link led to a page instead of the file."
         )
-    if head.startswith(b"PK\x03\x04") or head.startswith(b"\x80"):
+    # As a tar archive, PyTorch's oldest format, a file can run code in torch 2.5 in spite of weights_only.
+    if head.startswith((b"PK\x03\x04", b"\x80")) and not tarfile.is_tarfile(path):
         if head.startswith(b"PK") and not zipfile.is_zipfile(path):
             raise RAMFileError(
                 f"{path.name} is truncated ({size:,} bytes): the download or copy was interrupted. The "

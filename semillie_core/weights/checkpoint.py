@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import tarfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -81,12 +83,10 @@ def build_model(path: Path, content: Content) -> SemiLLIEModel:
     metadata = content.metadata
     state = _normalise_keys(content.tensors, path)
     config = _infer_config(state, metadata, path)
-    network = SemiLLIE(config)
-    expected = network.state_dict()
-    for key, value in expected.items():
-        if key.startswith(_OPTIONAL_PREFIX):
-            state.setdefault(key, value)
+    with torch.device("meta"):  # A few numbers in a file may describe a network larger than memory.
+        expected = SemiLLIE(config).state_dict()
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    missing = [key for key in missing if not key.startswith(_OPTIONAL_PREFIX)]
     if missing or unexpected:
         raise CheckpointError(
             f"{path} is not a complete {config.variant} Semi-LLIE checkpoint: "
@@ -97,13 +97,14 @@ def build_model(path: Path, content: Content) -> SemiLLIEModel:
             )
             + "."
         )
-    wrong = [key for key, value in expected.items() if state[key].shape != value.shape]
+    wrong = [key for key in state if state[key].shape != expected[key].shape]
     if wrong:
         raise CheckpointError(
             f"{path}: tensor {wrong[0]} has shape {tuple(state[wrong[0]].shape)}, "
             f"expected {tuple(expected[wrong[0]].shape)} for this {config.variant} network."
         )
-    network.load_state_dict({key: value.float() for key, value in state.items()})
+    network = SemiLLIE(config)
+    network.load_state_dict({key: value.float() for key, value in state.items()}, strict=False)
     network.eval().requires_grad_(False)
     name = next((name for name, file in bundled_models().items() if file == path), path.stem)
     return SemiLLIEModel(network, name, {"file": str(path), **metadata})
@@ -176,7 +177,8 @@ def read(path: Path, part: str | None = None) -> Content:
         if part is not None:
             raise CheckpointError(f"{path} holds one network only: leave {part!r} out.")
         return _read_safetensors(path)
-    if head[:2] == b"PK" or head[:1] == b"\x80":
+    # As a tar archive, PyTorch's oldest format, a file can run code in torch 2.5 in spite of weights_only.
+    if (head[:2] == b"PK" or head[:1] == b"\x80") and not tarfile.is_tarfile(path):
         return _read_torch(path, part)
     raise CheckpointError(f"{path} is neither a safetensors nor a PyTorch file. {_EXPECTED}")
 
@@ -192,7 +194,12 @@ def _read_safetensors(path: Path) -> Content:
 
 
 def _read_torch(path: Path, part: str | None) -> Content:
+    size = path.stat().st_size
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > size:
+                    raise ValueError("it is compressed, which PyTorch's files are not")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
@@ -261,21 +268,22 @@ def _infer_config(state: dict[str, Tensor], metadata: dict[str, str], path: Path
         "embed_dim": embed_dim,
         "depths": tuple(sum(group == g for group, _ in positions) for g in range(groups)),
         "d_state": d_state,
-        "expand": d_inner / embed_dim,
+        "expand": d_inner / max(embed_dim, 1),
         "multi_scale": f"{block}self_attention.conv2d_55.weight" in state,
         "guided": f"{block}fuse.pwconv.weight" in state,
         "downscale": round((folded / 6) ** 0.5),
     }
     # Shapes cannot tell these, or not always; everything else is taken from the tensors themselves.
     untold: dict[str, object] = {}
-    if "estimator.local_gain.weight" in state:
+    has_thumbnail = "estimator.local_gain.weight" in state
+    if has_thumbnail:
         untold["thumbnail"] = 64
         options["thumbnail_depth"] = len(
             {key.split(".")[3] for key in state if key.startswith("estimator.body.blocks.")}
         )
     try:
         declared = json.loads(metadata.get("config", "{}"))
-        for key in ("drop_path_rate", "thumbnail", "thumbnail_depth"):
+        for key in ("drop_path_rate", "thumbnail" if has_thumbnail else "thumbnail_depth"):
             if key in declared:
                 untold[key] = declared[key]
         config = SemiLLIEConfig.from_dict(untold | options)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
+import tarfile
+import zipfile
 from collections import OrderedDict
 
 import pytest
@@ -14,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
+from semillie_core.ram import load_ram
 from semillie_core.weights import (
     CheckpointError,
     DownloadError,
@@ -116,6 +120,28 @@ def test_hostile_files_are_refused_unrun(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
+@pytest.mark.parametrize("load", [load_model, load_ram])
+def test_tar_archives_are_not_loaded(tmp_path, monkeypatch, load):
+    """PyTorch before 2.6 unpickles what is in them without a check."""
+    path = tmp_path / "evil.pth"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as archive:
+        archive.addfile(tarfile.TarInfo("\x80"))
+    assert path.read_bytes()[:1] == b"\x80"
+    monkeypatch.setattr(torch, "load", lambda *_args, **_options: pytest.fail("loaded"))
+    with pytest.raises(ValueError, match=r"evil\.pth is neither a"):
+        load(path)
+
+
+def test_a_compressed_checkpoint_is_refused_unpacked(tmp_path, monkeypatch):
+    plain, bomb = official_file(tmp_path / "plain.pth", SemiLLIE(SMALL)), tmp_path / "bomb.pth"
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, bytes(source.getinfo(name).file_size))
+    monkeypatch.setattr(torch, "load", lambda *_args, **_options: pytest.fail("loaded"))
+    with pytest.raises(CheckpointError, match=r"bomb\.pth.*compressed"):
+        load_model(bomb)
+
+
 def broken(kind, folder):
     network = SemiLLIE(SMALL)
     path = folder / f"{kind}.safetensors"
@@ -201,6 +227,23 @@ def test_a_number_in_a_file_costs_no_time(tmp_path):
     safetensors.torch.save_file(state, path)
     with pytest.raises(CheckpointError, match=r"large\.safetensors"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("width", "options"), [(0, {}), (2**20, {}), (None, {"thumbnail": 64, "thumbnail_depth": 10**9})]
+)
+def test_a_file_that_describes_a_huge_network_costs_no_memory(tmp_path, monkeypatch, width, options):
+    path, network = tmp_path / "huge.safetensors", SemiLLIE(SMALL)
+    state = dict(network.state_dict())
+    if width is not None:
+        state["patch_embed.norm.weight"] = torch.zeros(width)
+    config = json.dumps({**SMALL.to_dict(), **options})
+    safetensors.torch.save_file(state, path, {"format": "semi-llie/1", "config": config})
+    if width is None:
+        assert load_model(path).config.thumbnail == 0
+    else:
+        with pytest.raises(CheckpointError, match=r"huge\.safetensors"):
+            load_model(path)
 
 
 def test_writing_is_atomic(tmp_path, monkeypatch):
