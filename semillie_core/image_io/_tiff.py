@@ -16,6 +16,8 @@ _DIRECTORY_TAGS = (0x8769, 0x8825)
 """Camera (EXIF) and position (GPS)."""
 _INTEROPERABILITY = 0xA005
 """Points to a third directory, which says nothing about the photo."""
+_MAKERS_NOTE = 0x927C
+"""What the camera's maker writes into EXIF for itself: up to nearly all of it."""
 _IPTC = 33723
 _BYTES_OF_TYPE = {1: 1, 4: 4, 7: 1}
 """Of the types in which files have IPTC: bytes, numbers of four bytes, and undefined."""
@@ -61,6 +63,27 @@ def add_exif_to_tiff(data: bytes, block: bytes) -> bytes:
     except _DAMAGE:
         return data
     return _add(data, added, _entries(added, 0, order))
+
+
+def shorten_exif(block: bytes, most: int) -> bytes:
+    """An EXIF block without its thumbnail and, if it still has too many bytes, its maker's note.
+
+    Args:
+        block: EXIF, as formats other than TIFF hold it.
+        most: How many bytes are not too many.
+
+    Returns:
+        The block; as it was if it is damaged.
+    """
+    exif = Image.Exif()
+    try:
+        exif.load(block)
+        if len(shorter := exif.tobytes()) > most:
+            exif.get_ifd(_DIRECTORY_TAGS[0]).pop(_MAKERS_NOTE, None)
+            shorter = exif.tobytes()
+    except _DAMAGE:
+        return block
+    return shorter
 
 
 def iptc_of_tiff(data: bytes) -> bytes | None:

@@ -16,13 +16,15 @@ from ..colour import luma
 from ..files import atomic_write, check_writable
 from ._iptc import from_photoshop, to_photoshop
 from ._png import add_chunks
-from ._tiff import add_exif_to_tiff, add_iptc_to_tiff
+from ._tiff import add_exif_to_tiff, add_iptc_to_tiff, shorten_exif
 from ._vips import load_vips, reason
 from .photo import PHOTO_SUFFIXES, Photo, PhotoError
 
 _DEEP_FORMATS = ("png", "tiff")
 _LARGEST_EDGE = {"jpeg": 65_500, "webp": 16_383}
 """In pixels, of the formats in which it is less than a photo may have."""
+_MOST_EXIF = 65_000
+"""In bytes: of a little more, which JPEG's 65533 leave room for, libvips keeps nothing, in no format."""
 
 
 def check_target(path: str | Path, height: int, width: int) -> None:
@@ -59,8 +61,9 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
 
     The ending of the name decides the format. Values are rounded to the nearest step. PNG and TIFF keep 16 bits and
     are lossless; JPEG and WebP have 8. JPEG has no alpha: the photo is put on white. WebP has no grey: the values of a
-    grey profile become those of sRGB. TIFF leaves out EXIF that is damaged, PNG and WebP leave out
-    IPTC, and only PNG keeps :attr:`.photo.Photo.png_chunks`.
+    grey profile become those of sRGB. TIFF leaves out EXIF that is damaged, the others what a camera maker notes down
+    for itself where EXIF has more than 65000 bytes; PNG and WebP leave out IPTC, and only PNG keeps
+    :attr:`.photo.Photo.png_chunks`.
 
     Args:
         path: File to write; replaced if it exists.
@@ -94,13 +97,16 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
     if like is not None and like.is_grey:
         planes = torch.cat([luma(planes[None, :3])[0], planes[3:]])
     image = _to_vips(vips, planes, bit_depth)
-    iptc = like.metadata.get("iptc-data", b"") if like is not None else b""
+    metadata = dict(like.metadata) if like is not None else {}
+    exif, iptc = metadata.get("exif-data", b""), metadata.pop("iptc-data", b"")
+    if iptc and file_format == "jpeg":
+        metadata["iptc-data"] = to_photoshop(iptc)
+    if len(exif) > _MOST_EXIF:
+        metadata["exif-data"] = shorten_exif(exif, _MOST_EXIF)
     if like is not None:
         image = image.copy(xres=like.resolution[0], yres=like.resolution[1])
-        for name, value in like.metadata.items():
+        for name, value in metadata.items():
             image.set_type(vips.GValue.blob_type, name, value)
-        if iptc:
-            image.set_type(vips.GValue.blob_type, "iptc-data", to_photoshop(iptc))
         # Setting EXIF sets what it says: turned, and with a thumbnail of the dark photo.
         image.set_type(vips.GValue.gint_type, "orientation", 1)
         image.remove("jpeg-thumbnail-data")
@@ -110,7 +116,6 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
         raise PhotoError(f"{path} cannot be encoded as {file_format.upper()}: {reason(error)}.") from error
     if file_format == "png" and like is not None:
         encoded = add_chunks(encoded, like.png_chunks)
-    exif = like.metadata.get("exif-data") if like is not None else None
     if file_format == "tiff" and exif:
         encoded = add_exif_to_tiff(encoded, exif)
     if file_format == "tiff" and len(block := from_photoshop(iptc)) > 4:
@@ -153,7 +158,5 @@ def _encode(image: Any, file_format: str, quality: int) -> bytes:
     elif file_format == "png":
         encoded = image.pngsave_buffer(compression=6, filter="all")
     else:
-        image = image.copy()
-        image.remove("iptc-data")
         encoded = image.tiffsave_buffer(compression="deflate", predictor="horizontal")
     return bytes(encoded)

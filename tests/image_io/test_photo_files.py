@@ -205,6 +205,23 @@ def test_exif_in_tiff_survives_a_second_round(tmp_path, bit_depth):
     torch.testing.assert_close(photo.pixels, noise(4, 7, 5), atol=0.51 / (2**bit_depth - 1), rtol=0)
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize(("thumbnail", "note"), [(0, 65_400), (0, 200_000), (30_000, 40_000)])
+def test_exif_too_large_for_the_format_loses_only_what_is_large(tmp_path, suffix, thumbnail, note):
+    exif = Image.Exif()
+    exif[271] = "ACME"
+    exif[0x8769] = {36867: "2024:12:24 18:00:00", 37500: bytes(note)}
+    exif[0x8825] = {1: "N", 2: (IFDRational(59), IFDRational(20), IFDRational(3, 10))}
+    block = _with_thumbnail(exif.tobytes(), bytes(thumbnail)) if thumbnail else exif.tobytes()
+    photo = Photo(smooth(), "tiff", metadata={"exif-data": block})
+    write_photo(tmp_path / f"a{suffix}", photo.pixels, like=photo)
+    with Image.open(tmp_path / f"a{suffix}") as written:
+        found = written.getexif()
+        camera = found.get_ifd(0x8769)
+        assert (found[271], camera[36867], found.get_ifd(0x8825)[1]) == ("ACME", "2024:12:24 18:00:00", "N")
+        assert (37500 in camera) == bool(thumbnail)
+
+
 # Twenty keywords.
 IPTC = b"".join(b"\x1c\x02\x19\x00\x05k%04d" % number for number in range(20))
 PHOTOSHOP = (
