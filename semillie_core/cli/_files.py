@@ -93,7 +93,9 @@ def find_photos(
         path = Path(argument)
         try:
             is_folder, exists = path.is_dir(), path.exists()
-        except OSError as error:  # The name is too long, or a folder above must not be looked into.
+            if is_folder:
+                os.scandir(path).close()
+        except OSError as error:  # The name is too long, or this or a folder above must not be looked into.
             problems.append(f"{path} cannot be read: {error.strerror or error}.")
             continue
         if is_folder:
@@ -245,9 +247,9 @@ def _is_file(path: Path) -> bool:
 
 def _outside(paths: list[Path], searched: Path, leave_out: Path | None) -> list[Path]:
     """The paths that are not in ``leave_out``, if that is a folder inside the searched one; else all."""
-    if leave_out is None or searched.resolve() not in leave_out.resolve().parents:
+    if leave_out is None or searched.resolve() not in (inner := leave_out.resolve()).parents:
         return paths
-    return [path for path in paths if leave_out.resolve() not in path.resolve().parents]
+    return [path for path in paths if inner not in path.resolve().parents]
 
 
 def _without_earlier_results(photos: list[Found]) -> list[Found]:
@@ -264,4 +266,4 @@ def _without_earlier_results(photos: list[Found]) -> list[Found]:
 def file_key(path: Path) -> str:
     """The same for all names of a file, and of those that are one on Windows or macOS."""
     # Case makes no difference there, nor, on macOS, whether an accent is part of its letter.
-    return unicodedata.normalize("NFC", str(path.resolve()).casefold())
+    return unicodedata.normalize("NFC", os.path.realpath(path).casefold())

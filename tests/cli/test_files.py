@@ -175,6 +175,15 @@ def test_what_must_not_be_looked_at_is_reported(tmp_path, monkeypatch):
     assert plan_jobs(photos, tmp_path / "locked" / "c.jpg")[0].target == tmp_path / "locked" / "c.jpg"
 
 
+def test_a_folder_that_must_not_be_read_is_not_said_to_be_empty(tmp_path, monkeypatch):
+    def locked(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "scandir", locked)
+    _, (problem,) = find_photos([str(tmp_path)])
+    assert problem == f"{tmp_path} cannot be read: {os.strerror(errno.EACCES)}."
+
+
 def test_results_go_beside_photos_and_beside_folders(tmp_path):
     make(tmp_path, "trip/a.jpg", "trip/day/b.png", "c.tif")
     assert targets([tmp_path / "c.tif"]) == [tmp_path / "c_enhanced.tif"]
@@ -250,6 +259,8 @@ def test_results_are_never_photos_even_through_links(tmp_path):
     (tmp_path / "out" / "a.jpg").symlink_to(tmp_path / "a.jpg")
     (target,) = targets([tmp_path / "a.jpg"], tmp_path / "out")
     assert target.resolve() != (tmp_path / "a.jpg").resolve()
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    assert targets([tmp_path / "a.jpg"], tmp_path / "loop.jpg") == [tmp_path / "loop.jpg"]
 
 
 @pytest.mark.parametrize(
