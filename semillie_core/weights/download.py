@@ -102,6 +102,9 @@ def download_file(
     # Not hf_hub_download: since version 2 of the hub library it throws an unfinished download away.
     partial = target.parent / f".{filename}.{expected[:12]}.part"
     partial.parent.mkdir(parents=True, exist_ok=True)
+    if partial.is_file() and partial.stat().st_size > size:
+        # A server that was asked for the rest sent all of it: no other try would end better.
+        partial.unlink()
     with _ReportingFile(partial, size, progress) as stream:
         try:
             http_get(url, stream, resume_size=stream.tell(), headers=build_hf_headers(), expected_size=size)

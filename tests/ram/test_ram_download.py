@@ -125,6 +125,15 @@ def test_a_damaged_file_is_not_kept(hub, tmp_path, repository) -> None:
     assert not any((tmp_path / "rams").iterdir())
 
 
+def test_more_than_the_file_is_no_part_of_it(hub, tmp_path, repository) -> None:
+    folder = tmp_path / "rams"
+    folder.mkdir()
+    (folder / f".ram_swin_large_14m.pth.{hub.stated[:12]}.part").write_bytes(CONTENT + b"more")
+    assert _run(hub, folder, repository, _PLAIN).returncode == 0
+    (file,) = folder.iterdir()
+    assert file.read_bytes() == CONTENT
+
+
 def test_offline_says_what_to_do(hub, tmp_path, repository) -> None:
     result = _run(hub, tmp_path / "rams", repository, _PLAIN, HF_HUB_OFFLINE="1")
     assert result.returncode == 1
