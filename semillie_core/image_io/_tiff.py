@@ -40,9 +40,9 @@ def exif_of_tiff(data: bytes) -> bytes | None:
     """
     try:
         exif = _select(data, "<")
+        return exif.tobytes() if len(exif) else None
     except _DAMAGE:
         return None
-    return exif.tobytes() if len(exif) else None
 
 
 def add_exif_to_tiff(data: bytes, block: bytes) -> bytes:

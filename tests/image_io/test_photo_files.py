@@ -289,6 +289,19 @@ def test_damaged_exif_does_not_cost_the_photo(tmp_path):
     torch.testing.assert_close(read_photo(tmp_path / "b.tif").pixels, smooth(), atol=0.01, rtol=0)
 
 
+def test_exif_that_can_be_read_but_not_written_does_not_cost_the_photo(tmp_path):
+    built, exif = Image.Exif(), Image.Exif()
+    built[0x8825] = {2: (IFDRational(59), IFDRational(20), IFDRational(3, 10))}
+    exif.load(built.tobytes())
+    to_pil(smooth()).save(tmp_path / "a.tif", exif=exif)
+    content, fractions, bare = (tmp_path / "a.tif").read_bytes(), (2, 5, 3), (2, 1, 3)
+    assert content.count(struct.pack("<HHI", *fractions)) == 1
+    (tmp_path / "a.tif").write_bytes(
+        content.replace(struct.pack("<HHI", *fractions), struct.pack("<HHI", *bare))
+    )
+    assert "exif-data" not in read_photo(tmp_path / "a.tif").metadata
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about the damage
 def test_tiff_is_written_without_damaged_exif(tmp_path):
     exif = Image.Exif()
