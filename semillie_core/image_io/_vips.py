@@ -29,8 +29,17 @@ def load_vips() -> Any:
 
 
 def reason(error: Any) -> str:
-    """The cause that a ``pyvips.Error`` names, without the noise around it."""
-    causes = [line.strip().rstrip(".") for line in error.detail.splitlines() if line.strip()]
+    """The cause that a ``pyvips.Error`` names, without the noise around it.
+
+    What a damaged file holds may be quoted in it, in which case pyvips raises ``UnicodeDecodeError`` instead.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        detail = error.object.decode(errors="backslashreplace")
+        # pyvips has not come to this, and would fail at every other photo's error, or none.
+        load_vips().vips_lib.vips_error_clear()
+    else:
+        detail = error.detail
+    causes = [line.strip().rstrip(".") for line in detail.splitlines() if line.strip()]
     # libheif reads ahead, and is told at every try that the file has ended.
     causes = [cause for cause in causes if "bad seek" not in cause] or causes
-    return causes[0] if causes else str(error.message)
+    return causes[0] if causes else str(error)

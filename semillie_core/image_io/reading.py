@@ -83,7 +83,7 @@ def read_photo(path: str | Path) -> Photo:
         if colours not in (1, 3):
             raise PhotoError(f"{path} has {image.bands} channels. Save it as a grey or RGB photo first.")
         array = image.numpy()
-    except vips.Error as error:
+    except (vips.Error, UnicodeDecodeError) as error:
         raise PhotoError(
             f"{path} is a truncated, damaged or unusual {file_format.upper()} file ({reason(error)}). "
             "Copy it again from its source, or save it anew in another program."

@@ -112,7 +112,7 @@ def write_photo(path: str | Path, pixels: Tensor, *, like: Photo | None = None, 
         image.remove("jpeg-thumbnail-data")
     try:
         encoded = _encode(image, file_format, quality)
-    except vips.Error as error:
+    except (vips.Error, UnicodeDecodeError) as error:
         raise PhotoError(f"{path} cannot be encoded as {file_format.upper()}: {reason(error)}.") from error
     if file_format == "png" and like is not None:
         encoded = add_chunks(encoded, like.png_chunks)

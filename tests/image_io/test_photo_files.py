@@ -590,6 +590,17 @@ def test_avif_that_cannot_be_read(tmp_path, avif, monkeypatch):
         read_photo(path)
 
 
+def test_what_a_damaged_file_says_stops_no_other(tmp_path, avif):
+    """libvips quotes it, pyvips cannot decode the quotation, and would meet it again at every photo that follows."""
+    exif = Image.Exif()
+    exif[274] = 6
+    (tmp_path / "a.avif").write_bytes(avif(to_pil(smooth()), exif=exif).replace(b"irot", b"\xfdrot"))
+    with pytest.raises(PhotoError, match=r"a\.avif is a truncated, damaged or unusual AVIF file .*xfdrot"):
+        read_photo(tmp_path / "a.avif")
+    write_photo(tmp_path / "b.png", smooth())
+    read_photo(tmp_path / "b.png")
+
+
 def test_heic_without_a_decoder_names_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "a.heic").write_bytes(HEIC)
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
