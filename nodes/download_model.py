@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import comfy.model_management as mm
 from comfy_api.latest import io, ui
 
 from ..semillie_core.ram import download_ram
@@ -61,8 +62,8 @@ class DownloadModel(io.ComfyNode):
             path = download_ram(RAM_VARIANTS[weights], folder, progress=progress)
         else:
             path = download_model(weights, folder, progress=progress)
-        size = f"{path.stat().st_size / 1e9:.2f} GB, sha256 {file_sha256(path)}"
-        text = f"{path}\n{size}\nPress R to refresh the menus."
+        digest = file_sha256(path, mm.throw_exception_if_processing_interrupted)
+        text = f"{path}\n{path.stat().st_size / 1e9:.2f} GB, sha256 {digest}\nPress R to refresh the menus."
         _runtime.show_text(cls.hidden.unique_id, text)
         return io.NodeOutput(str(path), ui=ui.PreviewText(text))
 

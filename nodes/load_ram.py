@@ -70,7 +70,9 @@ class LoadRAM(io.ComfyNode):
             # So small a network gains nothing from half precision.
             model = load_efficientnet_lite0(dtype=torch.float32 if dtype == AUTO else _runtime.DTYPES[dtype])
         else:
-            model = load_ram(path, dtype=_pick_dtype(dtype))
+            model = load_ram(
+                path, dtype=_pick_dtype(dtype), check=mm.throw_exception_if_processing_interrupted
+            )
         progress(1, 1)
         return io.NodeOutput(LoadedRAM(model, _runtime.managed(model.encoder), path))
 

@@ -10,7 +10,7 @@ import struct
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,7 @@ def load_ram(
     config: RAMConfig | None = None,
     vocabulary: Vocabulary | None = None,
     cache: bool = True,
+    check: Callable[[], None] | None = None,
 ) -> SemanticModel:
     """Load RAM or RAM++ from a published checkpoint or from a compact copy.
 
@@ -111,6 +112,7 @@ def load_ram(
         config: Sizes of a model that is not one of the released two.
         vocabulary: Its tags; by default the 4585 tags of the released models.
         cache: Write and use the compact copy.
+        check: Called before each tensor is read; an exception it raises stops the work and passes through.
 
     Returns:
         The model, in eval mode, its parameters frozen.
@@ -122,7 +124,7 @@ def load_ram(
     path = Path(path)
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"RAM computes in float32, bfloat16 or float16, got {dtype}.")
-    options = (path, config, expect, vocabulary, device, dtype)
+    options = (path, config, expect, vocabulary, device, dtype, check)
     if not cache or not path.is_file() or path.suffix.lower() == ".safetensors":
         return _build(_open(path), *options)
 
@@ -138,7 +140,7 @@ def load_ram(
         source = _open(path)
         _, origin = _plan(source, config, expect)
         try:
-            _write_compact(source, origin, copy, stored, stamp)
+            _write_compact(source, origin, copy, stored, stamp, check)
         except OSError as error:
             warnings.warn(
                 f"Could not write the compact copy {copy.name} ({error}): loading {path.name} stays slow.",
@@ -363,11 +365,17 @@ def _listing(title: str, names: list[str]) -> str:
 
 
 def _converted(
-    source: _Source, origin: Mapping[str, str], dtype: torch.dtype, device: torch.device | str = "cpu"
+    source: _Source,
+    origin: Mapping[str, str],
+    dtype: torch.dtype,
+    device: torch.device | str,
+    check: Callable[[], None] | None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield each needed tensor as an independent, finite copy."""
     names = {key: name for name, key in origin.items()}
     for key, tensor in source.read(names):
+        if check is not None:
+            check()
         copy = torch.empty(tensor.shape, dtype=dtype, device=device).copy_(tensor)
         if not all(math.isfinite(float(extreme)) for extreme in torch.aminmax(copy)):
             raise RAMFileError(
@@ -384,6 +392,7 @@ def _build(
     vocabulary: Vocabulary | None,
     device: torch.device | str,
     dtype: torch.dtype,
+    check: Callable[[], None] | None,
 ) -> SemanticModel:
     config, origin = _plan(source, config, expect)
     vocabulary = vocabulary or ram_vocabulary()
@@ -391,7 +400,7 @@ def _build(
         raise ValueError(f"The vocabulary names {len(vocabulary)} tags, the model has {config.num_tags}.")
     with torch.device("meta"):
         network = RAM(config)
-    state = dict(_converted(source, origin, dtype, device))
+    state = dict(_converted(source, origin, dtype, device, check))
     if config.variant == "ram_plus" and "reweight_scale" not in state:
         state["reweight_scale"] = torch.tensor(INITIAL_REWEIGHT_SCALE, dtype=dtype, device=device)
     network.load_state_dict(state, assign=True)
@@ -415,7 +424,12 @@ def _is_current(copy: Path, stamp: Mapping[str, str]) -> bool:
 
 
 def _write_compact(
-    source: _Source, origin: Mapping[str, str], copy: Path, dtype: torch.dtype, stamp: Mapping[str, str]
+    source: _Source,
+    origin: Mapping[str, str],
+    copy: Path,
+    dtype: torch.dtype,
+    stamp: Mapping[str, str],
+    check: Callable[[], None] | None,
 ) -> None:
     """Write the needed tensors to a safetensors file, one at a time, and put it in place when it is complete.
 
@@ -436,6 +450,6 @@ def _write_compact(
     with atomic_write(copy) as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
         start = stream.tell()
-        for name, tensor in _converted(source, origin, dtype):
+        for name, tensor in _converted(source, origin, dtype, "cpu", check):
             stream.seek(start + header[name]["data_offsets"][0])
             stream.write(tensor.numpy().data)

@@ -68,7 +68,7 @@ def download_file(
         filename: Name of the file in the repository.
         folder: Where the file goes; created if need be.
         sha256: Expected hash; by default the one that the server states.
-        progress: Called as the file arrives.
+        progress: Called as the file arrives and while it is verified.
 
     Returns:
         The file's path in ``folder``.
@@ -107,12 +107,16 @@ def download_file(
         partial.unlink()
     with _ReportingFile(partial, size, progress) as stream:
         try:
-            http_get(url, stream, resume_size=stream.tell(), headers=build_hf_headers(), expected_size=size)
+            # A download that was interrupted while it was verified is complete: there is no rest to ask for.
+            if stream.tell() != size:
+                http_get(
+                    url, stream, resume_size=stream.tell(), headers=build_hf_headers(), expected_size=size
+                )
         except Exception as error:
             if stream.interrupted is error:
                 raise
             raise _failure(filename, error, by_hand) from error
-    actual = file_sha256(partial)
+    actual = file_sha256(partial, None if progress is None else lambda: progress(size, size))
     if actual != expected:
         partial.unlink()
         raise DownloadError(
@@ -123,11 +127,18 @@ def download_file(
     return target
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+def file_sha256(path: Path, check: Callable[[], None] | None = None) -> str:
+    """SHA-256 of a file's content, in hexadecimal.
+
+    Args:
+        path: The file.
+        check: Called often; an exception it raises stops the work and passes through.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(2**20):
+            if check is not None:
+                check()
             digest.update(block)
     return digest.hexdigest()
 

@@ -106,6 +106,35 @@ def test_interrupted_resumed_and_found_the_next_time(hub, tmp_path, repository) 
     assert hub.requests == [("HEAD", None), ("GET", None), ("HEAD", None), ("GET", f"bytes={arrived}-")]
 
 
+def test_interrupted_while_it_is_verified(hub, tmp_path, repository) -> None:
+    script = """
+        import sys
+
+        from semillie_core.ram import download_ram
+
+        complete = []
+
+        def stop(done, total):
+            if done == total:
+                complete.append(done)
+            if len(complete) == 2:
+                raise RuntimeError("stopped")
+
+        try:
+            download_ram("ram", sys.argv[1], progress=stop)
+        except RuntimeError as error:
+            print(error)
+        print(download_ram("ram", sys.argv[1]))
+    """
+    folder = tmp_path / "rams"
+    result = _run(hub, folder, repository, script)
+    assert result.returncode == 0, result.stderr
+    target = folder / "ram_swin_large_14m.pth"
+    assert result.stdout.splitlines() == ["stopped", str(target)]
+    assert target.read_bytes() == CONTENT
+    assert hub.requests == [("HEAD", None), ("GET", None), ("HEAD", None)]
+
+
 _PLAIN = """
     import sys
 

@@ -165,6 +165,30 @@ def test_a_failed_copy_leaves_nothing_behind(tmp_path, tiny, load) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["ram.pth"]
 
 
+@pytest.mark.parametrize("copy_first", [False, True])
+def test_loading_can_be_stopped(tmp_path, tiny, load, copy_first: bool) -> None:
+    class CancelError(Exception):
+        pass
+
+    calls = 0
+
+    def cancel() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise CancelError
+
+    path = tmp_path / "ram.pth"
+    torch.save(_published(tiny), path)
+    if copy_first:
+        load(path, tiny)
+    there = {file.name for file in tmp_path.iterdir()}
+    with pytest.raises(CancelError):
+        load(path, tiny, check=cancel)
+    assert {file.name for file in tmp_path.iterdir()} == there
+    _assert_same(load(path, tiny, check=lambda: None), tiny)
+
+
 def _bytes_of(content: object) -> bytes:
     stream = io.BytesIO()
     torch.save(content, stream)
