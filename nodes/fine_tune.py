@@ -185,6 +185,7 @@ class FineTune(io.ComfyNode):
                 encoder=(ram_model[0].file if ram_model else None) or "",
                 device=mm.get_torch_device(),
                 progress=_runtime.Progress(),
+                check=mm.throw_exception_if_processing_interrupted,
             )
         finally:
             mm.in_training = False

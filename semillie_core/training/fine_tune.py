@@ -105,6 +105,7 @@ def fine_tune(
     encoder: str | Path = "",
     device: torch.device | str = "auto",
     progress: Callable[[int, int, Tensor | None], None] | None = None,
+    check: Callable[[], None] | None = None,
 ) -> FineTuned:
     """Adapt a network to photos of one kind: a camera, a place, a look.
 
@@ -122,6 +123,8 @@ def fine_tune(
         progress: Called as ``progress(done, steps, preview)``; the preview ``(3, H, W)`` shows the first dark photo
             before and after, or is ``None``. An exception it raises ends the run, which keeps its last step, and passes
             through.
+        check: Called often while the network's own results on dark photos are made, also inside a photo; an exception
+            it raises ends the run and passes through. What is finished is kept.
 
     Returns:
         The fine-tuned model; ``model`` and its file are untouched.
@@ -150,7 +153,9 @@ def fine_tune(
         photos = run / "photos"
         if not pairs:
             before = unpaired
-            after = _own_results(start, before, photos / "after", device, lambda p: tell(0, options.steps, p))
+            after = _own_results(
+                start, before, photos / "after", device, lambda: tell(0, options.steps, None), check
+            )
         for name, images in (("dark", unpaired), ("before", before), ("after", after)):
             _write(images, photos / name)
         save_model(run / "start.safetensors", start, _about(model))
@@ -243,20 +248,26 @@ def _own_results(
     photos: list[np.ndarray],
     folder: Path,
     device: torch.device | str,
-    tell: Callable[[Tensor | None], None],
+    tell: Callable[[], None],
+    check: Callable[[], None] | None,
 ) -> list[np.ndarray]:
     """What the network makes of photos, noise reduced; taken from the folder where an earlier call left it."""
     results = []
     place = None if str(device) == "auto" else device
     for i, pixels in enumerate(photos):
-        tell(None)
+        tell()
         known = _file(folder, i)
         if known.is_file():
             with Image.open(known) as file:
                 results.append(np.array(file))
             continue
         result = enhance(
-            network, _image(pixels)[None], controls=NOISE_REDUCTION_ALONE, tile=_TILE, device=place
+            network,
+            _image(pixels)[None],
+            controls=NOISE_REDUCTION_ALONE,
+            tile=_TILE,
+            device=place,
+            check=check,
         )
         results.append(_pixels(result.image[0], f"The result of dark photo {i + 1}"))
         _write_one(results[-1], known)

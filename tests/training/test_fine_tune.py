@@ -98,6 +98,25 @@ def test_interrupted_anywhere_it_ends_as_an_unbroken_run(model, dark, tmp_path):
     assert parts.losses == whole.losses
 
 
+def test_it_can_be_stopped_inside_a_photo(model, dark, tmp_path):
+    class CancelError(Exception):
+        pass
+
+    told = []
+
+    def cancel():
+        # Each photo is told of before it is worked on.
+        if len(told) == 2:
+            raise CancelError
+
+    with pytest.raises(CancelError):
+        fine_tune(
+            model, dark, tmp_path, options=OPTIONS, progress=lambda *state: told.append(state), check=cancel
+        )
+    assert [file.name for file in tmp_path.rglob("*.png")] == ["00000.png"]
+    assert len(fine_tune(model, dark, tmp_path, options=OPTIONS, check=lambda: None).losses) == 6
+
+
 def test_it_goes_on_in_the_same_folder_by_another_name(model, dark, tmp_path, monkeypatch):
     first = fine_tune(model, dark, tmp_path / "runs", options=OPTIONS)
     monkeypatch.chdir(tmp_path)
