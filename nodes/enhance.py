@@ -229,4 +229,5 @@ def _load_and_pick_tile(
     if tiling != AUTO:
         return tile
     # By the patcher: with dynamic VRAM other models stay until their memory is needed, and it counts theirs as free.
-    return pick_tile(config, height, width, int(model.patcher.get_free_memory(device)) // per_pass)
+    free = int(model.patcher.get_free_memory(device) - mm.extra_reserved_memory())
+    return pick_tile(config, height, width, free // per_pass)
