@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..semillie_core.inference import EnhanceControls, enhance
-from ..semillie_core.inference.memory import TILES, pick_tile, working_memory
+from ..semillie_core.inference.memory import TILES, free_memory, pick_tile, working_memory
 from . import _runtime
 from ._types import LoadedModel, SemiLLIEModelType
 
@@ -230,4 +230,7 @@ def _load_and_pick_tile(
         return tile
     # By the patcher: with dynamic VRAM other models stay until their memory is needed, and it counts theirs as free.
     free = int(model.patcher.get_free_memory(device) - mm.extra_reserved_memory())
+    if mm.is_device_cpu(device):
+        # ComfyUI counts the whole machine's memory, also where a container may not use all of it.
+        free = min(free, free_memory(device))
     return pick_tile(config, height, width, free // per_pass)

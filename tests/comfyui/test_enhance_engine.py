@@ -293,6 +293,19 @@ def test_auto_tiles_only_what_would_not_fit(server: Server, tmp_path: Path) -> N
         assert {max(json.loads(line)[2:]) for line in log.read_text().splitlines()} == {expected}
 
 
+def test_auto_minds_the_limits_of_a_container(server: Server, tmp_path: Path) -> None:
+    log = tmp_path / "passes.txt"
+    prompt = graph(source=made(height=300, width=300))
+    prompt["container"] = {
+        "class_type": "Probe_SmallContainer",
+        "inputs": {"model": ["model", 0], "free": 0, "log": str(log)},
+    }
+    prompt["enhance"]["inputs"]["model"] = ["container", 0]
+    run = server.run(prompt)
+    assert run.status == "execution_success", run.error
+    assert {max(json.loads(line)[2:]) for line in log.read_text().splitlines()} == {256}
+
+
 def test_auto_counts_what_comfyui_can_free(server: Server, tmp_path: Path) -> None:
     log = tmp_path / "passes.txt"
     prompt = graph(source=made(height=400, width=600))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -191,6 +192,36 @@ class LittleFree(io.ComfyNode):
         return _handicapped(model, before)
 
 
+class SmallContainer(io.ComfyNode):
+    """To the pack, the machine's memory is that of a container that leaves ``free``; ``log`` counts forward passes."""
+
+    @classmethod
+    def define_schema(cls):
+        model = io.Custom("SEMILLIE_MODEL")
+        return io.Schema(
+            node_id="Probe_SmallContainer",
+            inputs=[model.Input("model"), io.Int.Input("free", max=2**40), io.String.Input("log")],
+            outputs=[model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, free, log):
+        package = type(model).__module__.removesuffix(".nodes._types")
+        memory = sys.modules[f"{package}.semillie_core.inference.memory"]
+        original = memory._free_in_cgroups
+
+        def answer():
+            memory._free_in_cgroups = original
+            return [free]
+
+        def before(_, inputs):
+            with Path(log).open("a") as sink:
+                sink.write(f"{list(inputs[0].shape)}\n")
+
+        memory._free_in_cgroups = answer
+        return _handicapped(model, before)
+
+
 class FullUntilAsked(io.ComfyNode):
     """Memory is full until ComfyUI is asked for room; then it is free. ``log`` has the request, then the passes."""
 
@@ -222,7 +253,17 @@ class FullUntilAsked(io.ComfyNode):
 
 class Probes(ComfyExtension):
     async def get_node_list(self):
-        return [Describe, MakeImage, Spoil, SlowModel, SlowBlocks, SmallMemory, LittleFree, FullUntilAsked]
+        return [
+            Describe,
+            MakeImage,
+            Spoil,
+            SlowModel,
+            SlowBlocks,
+            SmallMemory,
+            LittleFree,
+            SmallContainer,
+            FullUntilAsked,
+        ]
 
 
 async def comfy_entrypoint():
