@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import comfy.model_management as mm
 from comfy_api.latest import io, ui
 from torch import Tensor
 
@@ -171,6 +172,7 @@ class RAMTag(io.ComfyNode):
             TagOptions(**options),
             batch_size=per_pass,
             progress=_runtime.Progress(),
+            check=mm.throw_exception_if_processing_interrupted,
             out_of_memory=_runtime.ran_out_of_memory,
         )
         lines = [result.text for result in results]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import comfy.model_management as mm
 from comfy_api.latest import io, ui
 from torch import Tensor
 
@@ -101,6 +102,7 @@ class SemanticDrift(io.ComfyNode):
             TagOptions(threshold_offset=threshold_offset, exclude=exclude),
             margin=margin,
             progress=_runtime.Progress(),
+            check=mm.throw_exception_if_processing_interrupted,
             out_of_memory=_runtime.ran_out_of_memory,
         )
         verdicts = [_sentence(report) for report in reports]

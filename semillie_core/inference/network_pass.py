@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ..cancelling import called_inside
 from ..network import SemiLLIE
 from ..network.thumbnail import FrameIllumination
 from ..out_of_memory import is_out_of_memory
@@ -88,19 +89,10 @@ class NetworkPass:
 @contextmanager
 def ready(network: SemiLLIE, check: Callable[[], None] | None = None) -> Iterator[None]:
     """Have a network infer, also one that is learning, and call ``check`` before each of its modules."""
-
-    def hook(*_: object) -> None:
-        if check is not None:
-            check()
-
     learning = network.training
-    modules = [] if check is None else list(network.modules())
-    handles = [module.register_forward_pre_hook(hook) for module in modules]
     network.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), called_inside(network, check):
             yield
     finally:
         network.train(learning)
-        for handle in handles:
-            handle.remove()

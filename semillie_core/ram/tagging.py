@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..cancelling import called_inside
 from ..out_of_memory import in_batches, is_out_of_memory
 from .descriptor import SemanticModel
 from .encoders import SemanticFeatures
@@ -167,6 +168,7 @@ def tag_images(
     *,
     batch_size: int = 1,
     progress: Progress | None = None,
+    check: Callable[[], None] | None = None,
     out_of_memory: Callable[[BaseException], bool] = is_out_of_memory,
 ) -> list[TagResult]:
     """Tag every image.
@@ -178,6 +180,7 @@ def tag_images(
         options: What to report; the default is the official thresholds, English, best first.
         batch_size: Images per forward pass; halved on its own when memory runs out.
         progress: Called after every pass.
+        check: Called often, also inside a pass; an exception it raises stops the work and passes through.
         out_of_memory: Tells failed allocations from other errors.
 
     Returns:
@@ -189,7 +192,7 @@ def tag_images(
     """
     options = options or TagOptions()
     chosen = _Chooser(model.vocabulary, options)
-    seen = _encode_all(model, images, batch_size, progress, out_of_memory)
+    seen = _encode_all(model, images, batch_size, progress, check, out_of_memory)
     return [chosen.result(logits) for _, logits in seen]
 
 
@@ -203,6 +206,7 @@ def semantic_drift(
     margin: float = 0.05,
     batch_size: int = 1,
     progress: Progress | None = None,
+    check: Callable[[], None] | None = None,
     out_of_memory: Callable[[BaseException], bool] = is_out_of_memory,
 ) -> list[DriftReport]:
     """Compare the content of images before and after an enhancement.
@@ -216,6 +220,7 @@ def semantic_drift(
             margin: a tag hovering around its threshold is no drift.
         batch_size: Images per forward pass; halved on its own when memory runs out.
         progress: Called after every pass, counting both sets.
+        check: Called often, also inside a pass; an exception it raises stops the work and passes through.
         out_of_memory: Tells failed allocations from other errors.
 
     Returns:
@@ -228,7 +233,7 @@ def semantic_drift(
         raise ValueError(f"Every image before needs one after, got {len(before)} and {len(after)}.")
     chosen = _Chooser(model.vocabulary, options or TagOptions())
     everything = [*before, *after]
-    seen = list(_encode_all(model, everything, batch_size, progress, out_of_memory))
+    seen = list(_encode_all(model, everything, batch_size, progress, check, out_of_memory))
     pairs = zip(seen[: len(before)], seen[len(before) :], strict=True)
     return [_compare(chosen, first, second, margin) for first, second in pairs]
 
@@ -320,6 +325,7 @@ def _encode_all(
     images: Tensor | Sequence[Tensor],
     batch_size: int,
     progress: Progress | None,
+    check: Callable[[], None] | None,
     out_of_memory: Callable[[BaseException], bool],
 ) -> Iterator[_Seen]:
     """Yield every image's embedding and logits."""
@@ -332,7 +338,8 @@ def _encode_all(
     def encode(now: slice) -> SemanticFeatures:
         # Each photo is shrunk where it is: sizes may differ, and little is moved to the model's device.
         views = torch.cat([encoder.tagging_view(image.unsqueeze(0)) for image in images[now]])
-        return encoder.encode(views.to(model.device), maps=False, logits=True)
+        with called_inside(encoder, check):
+            return encoder.encode(views.to(model.device), maps=False, logits=True)
 
     for now, seen in in_batches(len(images), batch_size, encode, out_of_memory):
         yield from zip(cast(Tensor, seen.embedding), cast(Tensor, seen.logits), strict=True)

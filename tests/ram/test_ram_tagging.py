@@ -199,6 +199,27 @@ def test_interruption_passes_through(stub) -> None:
     assert stub.encoder.batches == [1]
 
 
+def test_a_pass_can_be_stopped() -> None:
+    model = load_efficientnet_lite0()
+    calls = 0
+
+    def stop() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise KeyboardInterrupt
+
+    image = torch.rand(1, 3, 40, 40)
+    with pytest.raises(KeyboardInterrupt):
+        tag_images(model, image, check=stop)
+    calls = 0
+    with pytest.raises(KeyboardInterrupt):
+        semantic_drift(model, image, image, check=stop)
+    assert calls == 5
+    tag_images(model, image)
+    assert calls == 5
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
