@@ -34,5 +34,10 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(str(error)) from error
         print(f"{model.name}: {model.architecture}, {model.variant}, {model.parameter_count:,} parameters")
         for key, value in sorted(model.provenance.items()):
-            print(f"    {key}: {value}")
+            print(f"    {_printable(key)}: {_printable(value)}")
     return 0
+
+
+def _printable(text: str) -> str:
+    """A stranger's text without what would make a terminal do something."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)

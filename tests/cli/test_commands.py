@@ -19,7 +19,7 @@ from semillie_core import cli
 from semillie_core.cli import _files, demo
 from semillie_core.image_io import read_photo, write_photo
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
-from semillie_core.weights import bundled, save_model
+from semillie_core.weights import bundled, load_model, save_model
 
 
 @pytest.fixture(scope="session")
@@ -502,6 +502,11 @@ def test_models_describes_checkpoints(semillie, checkpoint):
     status, _, err = semillie("models", checkpoint.with_name("other.pth"))
     assert status == 2
     assert "other.pth" in err
+
+
+def test_what_a_checkpoint_says_of_itself_moves_no_cursor(semillie, checkpoint):
+    save_model(checkpoint, load_model(checkpoint).network, {"data": "a\x1b[2Jb\r\u202ec"})
+    assert "data: a [2Jb  c" in semillie("models", checkpoint)[1]
 
 
 def test_doctor_notices_damaged_and_missing_weights(semillie, checkpoint, tmp_path, monkeypatch):
