@@ -18,7 +18,7 @@ from semillie_core.inference.noise import reduce_noise
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
 from semillie_core.weights import SemiLLIEModel
 
-GAIN, SIGMA = 0.1, 0.008
+LIGHT, SIGMA = 0.1, 0.008
 """Frames have a tenth of the light they are shown with; this noise counts as such there."""
 
 
@@ -33,7 +33,7 @@ def noisy(clean, sigma=SIGMA):
 
 
 def average(clean, frames, amount=1.0):
-    pairs = zip((GAIN * clean).split(1), frames.split(1), strict=True)
+    pairs = zip((LIGHT * clean).split(1), frames.split(1), strict=True)
     return torch.cat(list(average_frames(pairs, amount)))
 
 
@@ -139,7 +139,7 @@ def network():
 
 
 def test_enhance_averages_the_frames_of_each_shot(network):
-    shots = [noisy(GAIN * scene(48, 60, seed).expand(4, -1, -1, -1), 1 / 255) for seed in (0, 1)]
+    shots = [noisy(LIGHT * scene(48, 60, seed).expand(4, -1, -1, -1), 1 / 255) for seed in (0, 1)]
     clip = torch.cat([shots[0], 1 - shots[1]])
 
     def run(images, controls=NOISE_REDUCTION_ALONE, **options):
@@ -158,7 +158,7 @@ def test_enhance_averages_the_frames_of_each_shot(network):
 
 @pytest.mark.parametrize("controls", [EnhanceControls(), NETWORK_ALONE])
 def test_frames_read_one_by_one_give_what_the_clip_in_memory_gives(network, controls):
-    clip = torch.cat([noisy(GAIN * scene(48, 60, seed).expand(4, -1, -1, -1), 1 / 255) for seed in (0, 1)])
+    clip = torch.cat([noisy(LIGHT * scene(48, 60, seed).expand(4, -1, -1, -1), 1 / 255) for seed in (0, 1)])
     expected = enhance(network, clip, controls=controls, steady_frames=6)
     reads = []
 
@@ -176,7 +176,7 @@ def test_frames_read_one_by_one_give_what_the_clip_in_memory_gives(network, cont
 
 
 def test_a_neighbour_that_cannot_be_read_is_left_out(network):
-    clip = noisy(GAIN * scene(48, 60).expand(4, -1, -1, -1), 1 / 255)
+    clip = noisy(LIGHT * scene(48, 60).expand(4, -1, -1, -1), 1 / 255)
     steady = steady_light([measure_light(network, clip)], 6)
 
     def read(index):
