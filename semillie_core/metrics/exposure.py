@@ -111,14 +111,14 @@ def loe(output: Tensor, source: Tensor) -> Tensor:
     output, source = as_pair(output, source, channels=(1, 3))
     pairs = zip(_lightness(output), _lightness(source), strict=True)
     changes = torch.stack([_order_changes(after, before) for after, before in pairs])
-    # As levels, NaN would be some number, and the score nearly perfect.
+    # As a level, NaN counts as black, and the score may be nearly perfect.
     broken = (output + source).isnan().flatten(1).any(dim=1)
     return changes.masked_fill(broken.to(changes.device), torch.nan)
 
 
 def _lightness(images: Tensor) -> Tensor:
     """Sampled lightness levels 0...255, ``(B, samples)``."""
-    levels = (images.amax(dim=1, keepdim=True).clamp(0, 1) * 255).round()
+    levels = (images.amax(dim=1, keepdim=True).nan_to_num(0.0).clamp(0, 1) * 255).round()
     step = max(1, min(images.shape[2:]) // LOE_SAMPLES)
     # The first window is centred on pixel step - 1; level 0 changes no maximum.
     first = LOE_RADIUS - (step - 1)

@@ -44,11 +44,12 @@ def test_interval_of_few_or_odd_values():
     assert bootstrap_interval([3.0, 3.0, 3.0]) == (3.0, 3.0, 3.0)
     single = bootstrap_interval([5.0])
     assert single.mean == 5.0 and math.isnan(single.low) and math.isnan(single.high)
-    assert bootstrap_interval([1.0, math.inf]).mean == math.inf
+    assert bootstrap_interval([1.0, math.inf]) == (math.inf, math.inf, math.inf)
     with pytest.raises(ValueError, match="no scores"):
         bootstrap_interval([])
-    with pytest.raises(ValueError, match=r"confidence must be .* got 95"):
-        bootstrap_interval([1.0, 2.0], 95)
+    for confidence in (0, 1, 95):
+        with pytest.raises(ValueError, match=rf"confidence must be .* got {confidence}"):
+            bootstrap_interval([1.0, 2.0], confidence)
 
 
 def test_mean_score_is_the_mean_over_images_not_over_batches():
@@ -59,7 +60,8 @@ def test_mean_score_is_the_mean_over_images_not_over_batches():
     expected = psnr(output, target)
     assert score.scores == pytest.approx(expected.tolist())
     assert score.compute() == pytest.approx(expected.mean().item())
-    assert score.interval().mean == pytest.approx(expected.mean().item())
+    assert score.interval() == bootstrap_interval(score.scores)
+    assert score.interval(0.5) == bootstrap_interval(score.scores, 0.5)
     score.reset()
     assert score.scores == ()
     with pytest.raises(ValueError, match="update"):

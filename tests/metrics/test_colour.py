@@ -35,6 +35,12 @@ def test_delta_e_matches_skimage(pair):
     assert delta_e_76(pair[0], pair[0]).item() == delta_e_2000(pair[0], pair[0]).item() == 0
 
 
+def test_delta_e_2000_is_the_mean_over_all_pixels_of_a_tall_photo():
+    a, b = torch.rand(2, 1, 3, 300, 4, dtype=torch.float64)
+    expected = ciede2000(rgb_to_lab(a), rgb_to_lab(b)).mean().item()
+    assert delta_e_2000(a, b).item() == pytest.approx(expected, abs=1e-12)
+
+
 def test_autocast_changes_nothing(pair):
     output, target = (images.float() for images in pair)
     expected = delta_e_76(output, target), delta_e_2000(output, target), colour_cast(output)
@@ -75,6 +81,15 @@ def test_colour_cast_is_zero_for_grey_and_does_not_depend_on_exposure():
     assert bright[0, 0] > 5 and bright[0, 1] > 10  # towards red and yellow
     torch.testing.assert_close(bright, dark, rtol=0.05, atol=0.05)
     assert colour_cast(torch.zeros(1, 3, 4, 4)).abs().max().item() == 0
+
+
+def test_colour_cast_leaves_out_what_is_clipped_or_black():
+    photo = torch.tensor([0.5, 0.3, 0.3]).view(1, 3, 1, 1).repeat(1, 1, 10, 10)
+    spoilt = photo.clone()
+    spoilt[..., :3] = torch.tensor([0.2, 0.4, 1.0]).view(1, 3, 1, 1)
+    spoilt[..., 3:6] = torch.tensor([0.0, 0.001, 0.005]).view(1, 3, 1, 1)
+    torch.testing.assert_close(colour_cast(spoilt), colour_cast(photo), rtol=0, atol=1e-4)
+    assert colour_cast(spoilt[..., :6]).tolist() == [[0, 0]]
 
 
 def test_colour_needs_three_channels():

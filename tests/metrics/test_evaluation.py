@@ -29,7 +29,7 @@ def pairs(tmp_path):
 
 
 def brighten(image):
-    return image * 4
+    return image * 7
 
 
 def load(path):
@@ -43,7 +43,8 @@ def test_scores_are_those_of_the_metrics_on_each_image(pairs):
     assert list(result.images) == ["a", "b", "c"]
     for pair in pairs:
         low, high = load(pair.low), load(pair.high)
-        output = (4 * low).clamp(0, 1)
+        output = (7 * low).clamp(0, 1)
+        assert output.max() == 1
         scores = result.images[pair.name]
         assert scores["psnr"] == pytest.approx(psnr(output, high).item())
         assert scores["ssim"] == pytest.approx(ssim(output, high).item())
@@ -64,6 +65,8 @@ def test_markdown_and_json_agree(pairs):
     assert table[0].startswith("| image | PSNR ↑ |") and "PSNR, GT-mean" in table[0]
     assert len({line.count("|") for line in table}) == 1
     assert f"**{result.means['psnr'].mean:.2f}**" in table[5]
+    assert f"**{result.means['exposure_ev'].mean:+.2f}**" in table[5]
+    assert result.means["exposure_ev"].mean > 0
     values = json.loads(result.to_json())
     assert values["count"] == 3 and values["seen_in_training"] == []
     assert values["means"]["psnr"]["mean"] == result.means["psnr"].mean

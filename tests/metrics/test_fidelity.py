@@ -67,6 +67,7 @@ def test_ssim_matches_skimage(channels):
     ]
     assert ssim(output, target).tolist() == pytest.approx(expected, abs=1e-12)
     assert ssim(output.float(), target.float()).tolist() == pytest.approx(expected, abs=1e-5)
+    assert ssim(output * 255, target * 255, data_range=255).tolist() == pytest.approx(expected, abs=1e-12)
 
 
 def test_ssim_equals_the_interior_of_torchmetrics_map():
@@ -132,12 +133,31 @@ def test_gt_mean_undoes_a_wrong_exposure_and_plain_psnr_does_not():
     assert torch.isfinite(scale_to_gt_mean(torch.zeros(1, 3, 4, 4), target[..., :4, :4])).all()
 
 
+def test_gt_mean_goes_by_luma_and_clips():
+    blue = torch.tensor([0.1, 0.1, 0.4]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    red = torch.tensor([0.6, 0.2, 0.2]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    gain = (0.299 * 0.6 + 0.701 * 0.2) / (0.886 * 0.1 + 0.114 * 0.4)
+    torch.testing.assert_close(scale_to_gt_mean(blue, red), (gain * blue).clamp(max=1))
+    assert gain * 0.4 < 1 < gain * 0.5
+    torch.testing.assert_close(scale_to_gt_mean(2 * blue, 2 * red), (2 * gain * blue).clamp(max=1))
+
+
+def test_half_precision_is_scored_in_single():
+    output, target = (images.half() for images in pair(dtype=torch.float32))
+    for metric in (psnr, ssim, psnr_gt_mean, ssim_gt_mean):
+        score = metric(output, target)
+        assert score.dtype == torch.float32
+        assert torch.equal(score, metric(output.float(), target.float()))
+
+
 def test_bad_input_is_named():
     image = torch.rand(1, 3, 16, 16)
     with pytest.raises(ValueError, match="same shape"):
         psnr(image, image[..., :8])
     with pytest.raises(ValueError, match="unsqueeze"):
         psnr(image[0], image[0])
+    with pytest.raises(ValueError, match="non-empty"):
+        psnr(image[:0], image[:0])
     with pytest.raises(ValueError, match="floating point"):
         psnr((image * 255).byte(), image)
     with pytest.raises(ValueError, match="11x11"):

@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from semillie_core.metrics import flat_patches, noise_levels, patch_deviation
+from semillie_core.metrics import flat_patches, noise_levels, patch_deviation, rgb_to_lab
 
 LUMA_GAIN = math.sqrt(0.299**2 + 0.587**2 + 0.114**2)
 
@@ -48,12 +49,41 @@ def test_relative_noise_does_not_depend_on_exposure():
     assert bright.item() == pytest.approx(LUMA_GAIN * 0.01 / 0.2, rel=0.1)
 
 
+def test_the_flattest_fifth_of_a_band_counts():
+    fine = 0.1 * torch.randn(1, 1, 160, 160)
+    photo = 0.4 + F.interpolate(0.02 * torch.randn(1, 1, 40, 40), (160, 160)) + fine
+    photo[..., :32] = 0.4 + 0.02 * torch.randn(160, 32)  # a fifth of the patches
+    found = noise_levels(photo.expand(1, 3, 160, 160)).luma[0, 1].item()
+    assert found == pytest.approx(0.02, rel=0.15)
+
+
+def test_a_batch_is_measured_one_by_one():
+    photos = torch.cat([shaded() + sigma * torch.randn(1, 3, 192, 384) for sigma in (0.01, 0.02)])
+    for together, *alone in zip(noise_levels(photos), *map(noise_levels, photos.split(1)), strict=True):
+        torch.testing.assert_close(together, torch.cat(alone))
+
+
+def test_autocast_changes_nothing():
+    photo = shaded() + 0.005 * torch.randn(1, 3, 192, 384)
+    expected = *noise_levels(photo), flat_patches(photo), *patch_deviation(photo)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = *noise_levels(photo), flat_patches(photo), *patch_deviation(photo)
+    assert all(torch.equal(*values) for values in zip(found, expected, strict=True))
+
+
 def test_missing_bands_and_small_images_have_no_estimate():
     levels = noise_levels(torch.full((1, 3, 64, 64), 0.1))
     assert levels.luma[0, 0].item() == pytest.approx(0, abs=1e-6)
     assert levels.luma[0, 1:].isnan().all()
     assert noise_levels(torch.rand(1, 3, 20, 20)).luma.isnan().all()
-    assert noise_levels(torch.zeros(1, 3, 64, 64)).luma.isnan().all()  # clipped: the noise has been cut off
+    for clipped in (0.0, 1.0):  # the noise has been cut off
+        assert noise_levels(torch.full((1, 3, 64, 64), clipped)).luma.isnan().all()
+    mixed = torch.full((1, 3, 64, 64), 0.1)
+    mixed[..., 16:64, 16:] = 0.8  # nine patches
+    mixed[..., :16, :48] = 0.5  # three
+    assert noise_levels(mixed).luma[0].isnan().tolist() == [False, True, False]
+    # The limits of a band are in the brighter one.
+    assert noise_levels(torch.full((1, 3, 64, 64), 0.25)).luma[0].isnan().tolist() == [True, False, True]
 
 
 def test_flat_patches_are_those_without_texture():
@@ -76,3 +106,15 @@ def test_patch_deviation_is_the_noise_around_a_plane():
     assert measured.chroma.max().item() < 1e-3
     coloured = patch_deviation(grey + 0.004 * torch.randn(1, 3, 16, 32))
     assert coloured.chroma.min().item() > 0.3
+
+
+def test_patch_deviation_is_that_of_a_least_squares_fit():
+    photo = torch.rand(1, 3, 16, 16, dtype=torch.float64)
+    rows, columns = torch.meshgrid(*[torch.arange(16, dtype=torch.float64)] * 2, indexing="ij")
+    planes = torch.stack([torch.ones(256, dtype=torch.float64), rows.flatten(), columns.flatten()], dim=1)
+    values = rgb_to_lab(photo)[0].flatten(1).T
+    residual = values - planes @ torch.linalg.lstsq(planes, values).solution
+    lightness, a, b = (residual.square().sum(0) / (256 - 3)).sqrt().tolist()
+    found = patch_deviation(photo)
+    assert found.lightness.item() == pytest.approx(lightness, rel=1e-9)
+    assert found.chroma.item() == pytest.approx(math.hypot(a, b), rel=1e-9)

@@ -7,7 +7,16 @@ import json
 import pytest
 import torch
 
-from semillie_core.metrics import LowLightReport, histogram_image, low_light_report, psnr, ssim
+from semillie_core.metrics import (
+    LowLightReport,
+    histogram_image,
+    low_light_report,
+    niqe,
+    noise_levels,
+    psnr,
+    ssim,
+)
+from semillie_core.metrics import report as report_module
 
 
 def scene(brightness=0.45, height=128, width=224):
@@ -67,7 +76,31 @@ def test_noise_clipping_cast_and_contrast_are_named():
     assert "colours lean strongly to orange" in verdict(orange)
     blue = scene() * torch.tensor([0.7, 0.8, 1.0]).view(1, 3, 1, 1)
     assert "colours lean to blue" in verdict(blue)
+    crimson = scene() * torch.tensor([1.0, 0.6, 0.7]).view(1, 3, 1, 1)
+    assert "colours lean to red" in verdict(crimson)
     assert "low contrast" in verdict(0.35 + 0.2 * scene())
+
+
+def test_a_dark_photo_is_neither_of_low_contrast_nor_without_fault():
+    assert verdict(0.05 + 0.1 * scene(0.4)) == "strongly underexposed: mean luminance 0.09"
+
+
+def test_numbers_are_those_of_the_measurements():
+    photo = scene() + 0.03 * torch.randn(1, 3, 128, 224)
+    report = low_light_report(photo)[0]
+    luma = (photo[0] * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0).flatten()
+    low, median, high = luma.quantile(torch.tensor([0.01, 0.5, 0.99])).tolist()
+    assert (report.median_luminance, report.contrast) == pytest.approx((median, high - low), abs=1e-3)
+    levels = noise_levels(photo)
+    assert report.noise == pytest.approx(levels.luma[0].tolist())
+    assert report.colour_noise == pytest.approx(levels.chroma[0].tolist())
+
+
+def test_niqe_is_that_of_the_centre(monkeypatch):
+    photo = torch.rand(1, 3, 200, 400)
+    assert low_light_report(photo)[0].niqe == niqe(photo).item()
+    monkeypatch.setattr(report_module, "NIQE_EDGE", 192)
+    assert low_light_report(photo)[0].niqe == niqe(photo[:, :, 4:196, 104:296]).item()
 
 
 def test_scores_against_a_reference():
@@ -125,6 +158,8 @@ def test_bad_input_is_named():
         low_light_report(torch.rand(1, 4, 8, 8))
     with pytest.raises(ValueError, match="resize"):
         low_light_report(torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 9))
+    with pytest.raises(ValueError, match=r"got 2x8x8 .* for 3x8x8"):
+        low_light_report(torch.rand(3, 3, 8, 8), torch.rand(2, 3, 8, 8))
     with pytest.raises(ValueError, match=r"\(3, H, W\)"):
         histogram_image(torch.rand(1, 3, 8, 8))
     photo, broken = torch.rand(2, 1, 3, 8, 8)
