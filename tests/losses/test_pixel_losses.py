@@ -31,6 +31,22 @@ def test_match_the_released_code(parity):
     torch.testing.assert_close(2 * of_gradient, tensors["d_gradient_total_dx"], atol=1e-7, rtol=1e-5)
 
 
+def test_are_those_of_their_formulas():
+    output, target = torch.rand(2, 2, 3, 7, 9, dtype=torch.float64)
+    difference = output - target
+    expected = 0.8 * difference.abs().mean() + 0.2 * difference.square().mean()
+    assert structure_loss(output, target).item() == pytest.approx(expected.item(), abs=1e-12)
+
+    def magnitude(image):
+        padded = torch.nn.functional.pad(image, (1, 1, 1, 1))
+        down = padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
+        across = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
+        return (down.square() + across.square() + 1e-6).sqrt()
+
+    expected = (magnitude(output) - magnitude(target)).abs().mean()
+    assert gradient_loss(output, target).item() == pytest.approx(expected.item(), abs=1e-12)
+
+
 @pytest.mark.parametrize("loss", [structure_loss, gradient_loss, ssim_loss, detail_loss, colour_loss])
 def test_autocast_changes_nothing(loss):
     output, target = torch.rand(2, 1, 3, 24, 20)
@@ -87,6 +103,7 @@ def test_colour_loss_sees_hue_and_not_brightness():
         (GradientLoss(), gradient_loss),
         (SSIMLoss(), ssim_loss),
         (ColourLoss(), colour_loss),
+        (ColourLoss(0.5), lambda output, target: colour_loss(output, target, 0.5)),
     ],
 )
 def test_modules_are_their_functions(module, function):
@@ -109,6 +126,13 @@ def test_detail_loss_sees_noise_and_not_exposure():
     correlation = torch.corrcoef(torch.stack([gradient.flatten(), noise.flatten()]))[0, 1]
     assert correlation > 0.7
     assert torch.equal(DetailLoss()(output, target), detail_loss(output, target))
+    assert torch.equal(DetailLoss(3)(output, target), detail_loss(output, target, 3))
+
+
+def test_the_surroundings_are_narrower_on_images_that_are_smaller():
+    for height, width, window in ((7, 40, 7), (40, 8, 7), (1, 40, 1)):
+        output, target = torch.rand(2, 1, 3, height, width, dtype=torch.float64)
+        assert detail_loss(output, target) == detail_loss(output, target, window)
 
 
 def test_detail_loss_is_the_difference_from_a_local_mean():

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from semillie_core.losses.semantic import (
+    SemanticContrastiveLoss,
+    SemanticPerceptualLoss,
     encode_references,
     semantic_contrastive_loss,
     semantic_perceptual_loss,
@@ -91,6 +93,63 @@ def test_contrast_is_that_of_the_formula() -> None:
     a, p, n = (SemanticFeatures(tokens=torch.full((1, 2, 2), value)) for value in (1.0, 2.0, 5.0))
     assert semantic_contrastive_loss(a, p, n, form="ratio").item() == pytest.approx(1 / 4)
     assert semantic_contrastive_loss(a, p, n).item() == pytest.approx(1 / 5)
+
+
+def column(*values: float) -> torch.Tensor:
+    """One value per sample."""
+    return torch.tensor(values).view(-1, 1, 1, 1)
+
+
+def test_every_sample_is_compared_with_its_own_negative_unless_released() -> None:
+    a, p, n = (SemanticFeatures(tokens=column(*values)) for values in ((0, 0), (1, 3), (1, 9)))
+    assert semantic_contrastive_loss(a, p, n).item() == pytest.approx((1 / 2 + 1 / 4) / 2)
+    assert semantic_contrastive_loss(a, p, n, form="ratio").item() == pytest.approx(2 / 5)
+    assert semantic_contrastive_loss(a, p, n, form="attract").item() == pytest.approx(2)
+
+
+def test_kinds_of_features_are_averaged_and_class_scores_added() -> None:
+    def features(first: float, second: float, embedding: float, logits: float) -> SemanticFeatures:
+        return SemanticFeatures(
+            maps=(column(first), column(second)),
+            embedding=torch.tensor([[embedding]]),
+            logits=torch.tensor([[logits]]),
+        )
+
+    a, p, n = features(0, 0, 0, 0), features(1, 2, 3, 4), features(1, 6, 1, 1)
+    assert semantic_contrastive_loss(a, p, n).item() == pytest.approx((1 / 2 + 1 / 4 + 3 / 4) / 3 + 4 / 5)
+    p = SemanticFeatures(maps=p.maps, embedding=p.embedding)
+    assert semantic_contrastive_loss(a, p, n).item() == pytest.approx((1 / 2 + 1 / 4 + 3 / 4) / 3)
+
+
+def test_perceptual_distances_count_alike_only_where_relative() -> None:
+    output = SemanticFeatures(maps=(column(2, 2), column(10, 0)))
+    target = SemanticFeatures(maps=(column(1, 2), column(20, 20)))
+    relative = semantic_perceptual_loss(output, target, relative=True)
+    assert relative.item() == pytest.approx(((1 + 0) / 2 + (1 / 4 + 1) / 2) / 2)
+    assert semantic_perceptual_loss(output, target).item() == pytest.approx((1 / 2 + 500 / 2) / 2)
+    black = SemanticFeatures(maps=(column(0, 0), column(0, 0)))
+    assert semantic_perceptual_loss(output, black, relative=True).isfinite()
+    with pytest.raises(ValueError, match="got 2 and 1"):
+        semantic_perceptual_loss(output, SemanticFeatures(maps=black.maps[:1]))
+
+
+def test_modules_send_gradient_to_the_output_alone(lite) -> None:
+    images = [torch.rand(1, 3, 64, 64, requires_grad=True) for _ in range(3)]
+    SemanticContrastiveLoss(lite)(*images).backward()
+    SemanticPerceptualLoss(lite)(*images[:2]).backward()
+    assert images[0].grad.abs().sum() > 0
+    assert images[1].grad is None and images[2].grad is None
+
+
+def test_modules_know_which_image_is_which_and_take_what_networks_may_return(lite) -> None:
+    output, dark = torch.rand(1, 3, 64, 64) * 1.4 - 0.2, torch.rand(1, 3, 64, 64) * 0.1
+    contrast, perceptual = SemanticContrastiveLoss(lite), SemanticPerceptualLoss(lite)
+    assert contrast(output, output, dark).item() == pytest.approx(0, abs=1e-6)
+    # What lies outside the range is not lost on them, unless it is out of reason.
+    assert contrast(output, output.clamp(0, 1), dark) > 1e-3
+    assert perceptual(output, output.clamp(0, 1)) > 1e-3
+    assert contrast(50 * output, 50 * output, dark).isfinite()
+    assert perceptual(50 * output, dark).isfinite()
 
 
 def test_missing_features_are_named() -> None:
