@@ -18,6 +18,7 @@ from semillie_core.inference.clip_light import average_in_shots, find_shots
 from semillie_core.inference.controls import (
     GAMUT_SHOULDER,
     HIGHLIGHT_CEILING,
+    area_luma,
     darkness,
     expose,
     into_gamut,
@@ -58,6 +59,12 @@ def test_shape_range_and_input_survive(network, channels, size):
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_the_result_becomes_channels_last_without_a_copy(network, channels):
     assert enhance(network, torch.rand(2, channels, 20, 24)).image.movedim(1, -1).is_contiguous()
+
+
+def test_values_outside_the_range_are_clamped(network):
+    wild = torch.rand(1, 4, 20, 24) * 1.6 - 0.3
+    for result, expected in zip(enhance(network, wild), enhance(network, wild.clamp(0, 1)), strict=True):
+        assert torch.equal(result, expected)
 
 
 def test_black_and_white_stays_black_and_white():
@@ -140,6 +147,20 @@ def test_controls_do_what_they_say(network):
     assert brighter.mean() > plain.mean()
     grey = enhance(network, image, controls=EnhanceControls(saturation=0)).image
     torch.testing.assert_close(grey, luma(plain).expand_as(grey))
+    colours = torch.rand(1, 3, 24, 24)
+    vivid = replace(NETWORK_ALONE, saturation=2.0).apply(colours, colours)
+    torch.testing.assert_close(vivid, (2 * colours - luma(colours)).clamp(0, 1))
+    mask = torch.rand(1, 24, 24)
+    half = replace(NETWORK_ALONE, strength=0.5).apply(colours, vivid, mask)
+    torch.testing.assert_close(half, colours + 0.5 * mask * (vivid - colours))
+
+
+def test_areas_are_told_apart_by_strong_edges_and_not_by_texture():
+    texture = 0.05 * torch.randn(1, 1, 48, 64)
+    light = torch.tensor([0.1, 0.8]).repeat_interleave(32)
+    area = area_luma((light + texture).expand(1, 3, 48, 64))
+    assert (area - light).abs().max() < 0.15
+    assert area[..., :20].std() < 0.3 * texture[..., :20].std()
 
 
 def test_lit_areas_keep_their_texture_and_dark_ones_are_enhanced():
@@ -177,12 +198,22 @@ def test_exposure_stays_in_range_and_is_exact_in_the_shadows(stops, value):
     assert result[1] == pytest.approx(1e-4 * 2**stops, rel=1e-3)
 
 
-@pytest.mark.parametrize("field", ["strength", "brightness", "saturation", "protect_highlights"])
-def test_controls_out_of_range_are_named(field):
-    with pytest.raises(ValueError, match=field):
-        EnhanceControls(**{field: 9.0})
-    with pytest.raises(ValueError, match=field):
-        EnhanceControls(**{field: float("nan")})
+@pytest.mark.parametrize(
+    ("field", "low", "high"),
+    [
+        ("strength", 0, 1),
+        ("brightness", -4, 4),
+        ("saturation", 0, 4),
+        ("protect_highlights", 0, 1),
+        ("noise_reduction", 0, 4),
+    ],
+)
+def test_controls_out_of_range_are_named(field, low, high):
+    for value in (low, high):
+        EnhanceControls(**{field: value})
+    for value in (low - 0.01, high + 0.01, math.nan):
+        with pytest.raises(ValueError, match=f"{field} must be between {low} and {high}"):
+            EnhanceControls(**{field: value})
 
 
 def test_progress_counts_every_tile_and_shows_finished_images(network):
@@ -381,6 +412,7 @@ def test_other_errors_pass_through(network, monkeypatch):
         (torch.rand(1, 3, 8, 8), {"mask": torch.full((1, 8, 8), torch.nan)}, "mask holds NaN"),
         (torch.rand(1, 3, 8, 8), {"tile": 16}, "tile"),
         (torch.rand(1, 3, 8, 8), {"batch_size": 0}, "batch_size"),
+        (torch.rand(1, 3, 8, 8), {"steady_frames": 0}, "steady_frames"),
     ],
 )
 def test_bad_input_is_named(network, image, options, says):
@@ -398,6 +430,19 @@ def test_tiles_cover_the_frame_and_blend_to_one(height, width, edge):
         assert window.min() > 0
         covered[tile.rows, tile.columns] += window
     assert covered.min() > 0.4
+
+
+def test_tiles_are_spaced_evenly_and_pass_into_one_another_slowly():
+    assert [(tile.top, tile.left) for tile in plan_tiles(100, 300, 128)] == [(0, 0), (0, 86), (0, 172)]
+    for size in ((128, 200), (200, 128)):
+        axis = size.index(200)
+        # Zero in the first tile, one in the second.
+        second = blend_tiles(
+            torch.zeros(1, 1, *size), 128, lambda tile, region: tile + region[0, :2].sum().sign()
+        )
+        steps = second.diff(dim=2 + axis)
+        assert steps.min() >= 0 and steps.max() < 0.1
+        assert second.min() == 0 and second.max() == 1
 
 
 @pytest.mark.parametrize("edge", [None, 128])
@@ -449,6 +494,20 @@ def test_a_dim_photo_in_which_nothing_is_bright_is_dark():
     assert darkness(window) < 0.2
     # A level grey is no underexposed photo.
     assert darkness(dim + 0.14) == 0
+    # Neither a few bright pixels nor noise are something bright.
+    sparks = dim.clone()
+    sparks[..., ::10, ::10] = 1.0
+    assert darkness(sparks) == 1
+    assert darkness((0.25 + 0.15 * torch.randn(1, 3, 300, 300)).clamp(0, 1)) == 1
+
+
+def test_photos_are_kept_one_by_one(network):
+    batch = torch.stack([torch.full((3, 20, 30), value) for value in (0.1, 0.35, 0.4)])
+    alone, together = (enhance(network, batch, batch_size=count).image for count in (1, 3))
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    assert not torch.equal(alone[0], batch[0]) and torch.equal(alone[2], batch[2])
+    # The same where the controls are applied to what is there already.
+    torch.testing.assert_close(EnhanceControls().apply(batch, batch + 0.2)[2], batch[2])
 
 
 def test_colours_out_of_range_keep_their_texture():
@@ -460,7 +519,10 @@ def test_colours_out_of_range_keep_their_texture():
     fits = red.amax(1) <= GAMUT_SHOULDER
     assert torch.equal(result[:, :, fits[0]], red[:, :, fits[0]])
     assert torch.equal(into_gamut(red, 0), red.clamp(0, 1))
-    torch.testing.assert_close(into_gamut(red, 0.5), ((red + result) / 2).clamp(0, 1), atol=1e-6, rtol=0)
+    orange = torch.tensor([1.6, 1.2, 0.6]).view(1, 3, 1, 1)
+    for colour in (red, orange):
+        half = ((colour + into_gamut(colour)) / 2).clamp(0, 1)
+        torch.testing.assert_close(into_gamut(colour, 0.5), half, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("value", [-0.2, 0.5, 0.97, 1.0, 1.4])
@@ -545,6 +607,12 @@ def test_cuts_separate_shots_and_unrelated_photos(pumping):
     )
 
 
+def test_a_cut_is_a_change_of_two_fifths_of_the_light_either_way():
+    frames = torch.tensor([1.0, 0.61, 0.61 * 0.59]).view(-1, 1, 1, 1).expand(-1, 3, 16, 16)
+    assert find_shots(frames).tolist() == [0, 0, 1]
+    assert find_shots(frames.flip(0)).tolist() == [0, 1, 1]
+
+
 def test_noise_in_black_frames_is_no_cut():
     torch.manual_seed(0)
     assert find_shots(torch.rand(5, 3, 16, 16) / 400).tolist() == [0] * 5
@@ -567,8 +635,25 @@ def test_steady_frames_share_the_judgement_of_being_lit_well(network):
         / (enhance(network, clip, controls=NETWORK_ALONE, steady_frames=n).image - clip).mean((1, 2, 3))
         for n in (1, 100)
     ]
+    torch.testing.assert_close(measure_light(network, clip).darkness, darkness(clip))
     assert shares[0].max() - shares[0].min() > 0.4
     assert shares[1].max() - shares[1].min() < 0.02
+
+
+def test_the_light_of_frames_is_moved_to_the_average_of_their_shot(pumping):
+    clip, some = torch.cat([pan(4), pan(3, seed=2)]), slice(2, 6)
+    light = measure_light(pumping, clip)
+    steady, shots = steady_light([light], 4), torch.tensor([0] * 4 + [1] * 3)
+    before = pumping.estimate_frame(clip[some])
+    after = steady.correct(before, some)
+    for name, kind in (("log_gain", light.log_gain), ("features", light.features)):
+        old, new = getattr(before, name), getattr(after, name)
+        mean = new.mean((2, 3), keepdim=True)
+        torch.testing.assert_close(mean[..., 0, 0], average_in_shots(kind, shots, 4)[some])
+        torch.testing.assert_close(new - mean, old - old.mean((2, 3), keepdim=True), atol=1e-5, rtol=0)
+        assert (new - old).abs().max() > 1e-4
+    expected = average_in_shots(light.darkness[:, None], shots, 4)[:, 0]
+    torch.testing.assert_close(steady.darkness, expected)
 
 
 def test_the_average_within_a_shot():

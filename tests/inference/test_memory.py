@@ -10,7 +10,7 @@ import torch
 
 from semillie_core.inference import memory
 from semillie_core.inference.memory import TILES, free_memory, pick_tile, working_memory
-from semillie_core.network import COMPACT
+from semillie_core.network import COMPACT, PAPER
 
 CPU = torch.device("cpu")
 MIB = 1 << 20
@@ -96,6 +96,32 @@ def test_intel_gpus_tell_where_they_can(monkeypatch):
     assert free_memory(gpu) == memory._UNKNOWN_MEMORY
     monkeypatch.delattr(torch.xpu, "mem_get_info")
     assert free_memory(gpu) == memory._UNKNOWN_MEMORY
+
+
+def test_nvidia_and_apple_gpus_tell(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (300 * MIB, 900 * MIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 50 * MIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 20 * MIB)
+    assert free_memory(torch.device("cuda", 0)) == 330 * MIB
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 700 * MIB)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 200 * MIB)
+    assert free_memory(torch.device("mps")) == 500 * MIB
+
+
+def test_where_the_system_does_not_tell_half_of_the_memory_counts_as_free(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_PROC", tmp_path)
+    monkeypatch.delattr(ctypes, "windll", raising=False)
+    amounts = {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(memory.os, "sysconf", amounts.__getitem__, raising=False)
+    assert free_memory(CPU) == 1000 * 4096 // 2
+    monkeypatch.delattr(memory.os, "sysconf")
+    assert free_memory(CPU) == memory._UNKNOWN_MEMORY
+
+
+def test_a_megapixel_takes_what_the_readme_says():
+    compact, paper = (working_memory(config, 10**6) / 1e9 for config in (COMPACT, PAPER))
+    assert compact == pytest.approx(1.1, rel=0.05)
+    assert paper / compact == pytest.approx(20, rel=0.05)
 
 
 def test_the_memory_of_the_machine_says_nothing_about_other_devices(system):

@@ -13,7 +13,7 @@ from scipy.ndimage import uniform_filter
 from skimage.measure import block_reduce
 
 from semillie_core.colour import luma
-from semillie_core.inference import NETWORK_ALONE, enhance, noise
+from semillie_core.inference import NETWORK_ALONE, NOISE_REDUCTION_ALONE, enhance, noise
 from semillie_core.inference.noise import BLACK, NOISE, reduce_noise
 from semillie_core.metrics import ssim
 from semillie_core.weights import load_model
@@ -98,8 +98,9 @@ def test_what_was_black_has_no_colour():
 def test_bands_change_nothing(monkeypatch):
     dark, bright = torch.rand(2, 3, 50, 20) * 0.1, torch.rand(2, 3, 50, 20)
     whole = reduce_noise(dark, bright)
-    monkeypatch.setattr(noise, "_BAND", 300)
-    assert torch.equal(reduce_noise(dark, bright), whole)
+    for pixels in (300, 1):
+        monkeypatch.setattr(noise, "_BAND", pixels)
+        assert torch.equal(reduce_noise(dark, bright), whole)
 
 
 def test_noise_goes_and_edges_stay():
@@ -124,6 +125,13 @@ def test_nothing_of_it_is_the_network_alone(photo_and_network):
     assert torch.equal(alone, network.network(photo).image.clamp(0, 1))
     torch.testing.assert_close(reduced, reduce_noise(photo, alone, 2.0).clamp(0, 1), atol=1e-5, rtol=0)
     assert (reduced - alone).abs().max() > 1 / 255
+
+
+def test_by_default_a_dark_photo_gets_all_of_it_and_nothing_else(photo_and_network):
+    photo, network = photo_and_network
+    expected = enhance(network, photo, controls=NOISE_REDUCTION_ALONE).image
+    torch.testing.assert_close(enhance(network, photo).image, expected, atol=1e-3, rtol=0)
+    assert NOISE_REDUCTION_ALONE.noise_reduction == 1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (300, 2)])
