@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import dataclasses
 import shutil
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from semillie_core.colour import linear_to_srgb, luma, srgb_to_linear
 from semillie_core.data import (
@@ -21,12 +23,14 @@ from semillie_core.data import (
     UnpairedConfig,
     find_pairs,
     steps,
+    views,
 )
 from semillie_core.data.manifest import write_manifest
 from semillie_core.data.photos import PhotoStore, short_digest
 from semillie_core.data.prepare import prepare
 from semillie_core.data.random import seeded
-from semillie_core.data.views import StrongView, blur, darken, recolour, relight, resaturate
+from semillie_core.data.views import StrongView, _turn_hue, blur, darken, recolour, relight, resaturate
+from semillie_core.network.thumbnail import sample_region
 
 replace = dataclasses.replace
 
@@ -118,6 +122,104 @@ def test_crops_and_references_lie_on_the_same_place(folder):
         assert (batch.region[:, :2] >= 0).all()
         assert (batch.region[:, :2] + batch.region[:, 2:] <= 1 + 1e-6).all()
         assert max(batch.thumbnail.shape[2:]) <= 16
+
+
+@pytest.fixture(scope="module")
+def ramps(tmp_path_factory):
+    """A pair and a dark photo whose red grows downwards and green to the right, which tells where a pixel lies."""
+    folder = tmp_path_factory.mktemp("ramps")
+    y, x = np.mgrid[:40, :60]
+    picture = np.stack([4 * y + 20, 3 * x + 20, 0 * x + 100], axis=2).astype(np.uint8)
+    for side in ("low", "high", "night"):
+        write(folder / side / "a.png", picture)
+    return DataConfig(
+        (SourceConfig(str(folder / "low"), str(folder / "high")),),
+        unpaired=(UnpairedConfig(str(folder / "night")),),
+        strong=StrongViewConfig(noise=0, blur=0),
+    )
+
+
+def test_thumbnail_and_region_tell_what_a_crop_shows(ramps):
+    data = TrainingData(replace(ramps, frame_scale=0.8), 0, 64)
+    for step in range(12):
+        pairs, night = data.paired(step, 2, 24), data.unpaired(step, 2, 24)
+        for crop, thumbnail, region in (
+            (pairs.low, pairs.thumbnail, pairs.region),
+            (night.weak, night.weak_thumbnail, night.region),
+            (night.strong, night.strong_thumbnail, night.region),
+        ):
+            torch.testing.assert_close(sample_region(thumbnail, region, (24, 24)), crop, atol=0.03, rtol=0)
+
+
+def test_every_orientation_and_every_part_of_a_photo_is_shown(ramps):
+    data = TrainingData(ramps, 0, 0)
+    for kind, name in (("paired", "low"), ("unpaired", "weak")):
+        whole = [getattr(getattr(data, kind)(step, 2, 0), name) for step in range(30)]
+        # Which way red and green grow, and whether the photo stands upright.
+        seen = {
+            (*(image[:2, -1, -1] - image[:2, 0, 0]).sign().tolist(), image.shape[1] > image.shape[2])
+            for batch in whole
+            for image in batch
+        }
+        assert len(seen) == 8
+        parts = TrainingData(replace(ramps, frame_scale=0.6), 0, 0)
+        crops = torch.cat([getattr(getattr(parts, kind)(step, 2, 12), name) for step in range(60)])
+        levels = (crops[:, :2] * 255).round() - 20
+        assert levels.amin((0, 2, 3)).max() < 10
+        assert (torch.tensor([4 * 39, 3 * 59]) - levels.amax((0, 2, 3))).max() < 10
+
+
+def test_a_frame_smaller_than_the_crop_is_widened_not_enlarged(ramps):
+    crops = TrainingData(replace(ramps, frame_scale=0.1), 0, 0).paired(0, 4, 24).low * 255
+    red, green = crops[:, 0], crops[:, 1]
+    for axis in (1, 2):
+        steps = {
+            round(float(step)) for colour in (red, green) for step in colour.diff(dim=axis).abs().unique()
+        }
+        assert steps <= {0, 3, 4}
+
+
+def test_enlarged_photos_stay_in_range_and_thumbnails_are_never_enlarged(tmp_path):
+    board = np.kron(np.indices((4, 5)).sum(0) % 2, np.ones((3, 3))).astype(np.uint8) * 255
+    for side in ("low", "high"):
+        write(tmp_path / side / "a.png", board)
+    data = TrainingData(DataConfig((SourceConfig(str(tmp_path / "low"), str(tmp_path / "high")),)), 0, 64)
+    enlarged, whole = data.paired(0, 2, 24), data.paired(0, 2, 0)
+    assert (enlarged.low.min(), enlarged.low.max()) == (0, 1)
+    assert sorted(whole.thumbnail.shape[2:]) == [12, 15]
+
+
+def test_sources_are_drawn_by_their_weights(tmp_path):
+    for level in (40, 200):
+        write(tmp_path / str(level) / "a.png", np.full((16, 16, 3), level, np.uint8))
+    rare, common = str(tmp_path / "40"), str(tmp_path / "200")
+    config = DataConfig(
+        (SourceConfig(rare, rare, 1.0), SourceConfig(common, common, 4.0)),
+        unpaired=(UnpairedConfig(rare, 1.0), UnpairedConfig(common, 4.0)),
+    )
+    data = TrainingData(config, 0, 0)
+    for kind, name in (("paired", "low"), ("unpaired", "weak")):
+        bright = [getattr(getattr(data, kind)(step, 1, 8), name).mean() > 0.5 for step in range(200)]
+        assert sum(bright) / 200 == pytest.approx(0.8, abs=0.08)
+
+
+def test_dark_photos_are_simulated_or_the_reference_itself_by_their_shares(tmp_path):
+    for side, level in (("low", 7), ("high", 180)):
+        write(tmp_path / side / "a.png", np.full((16, 16, 3), level, np.uint8))
+    pairs = SourceConfig(str(tmp_path / "low"), str(tmp_path / "high"))
+    data = TrainingData(DataConfig((pairs,), synthetic=0.5, identity=0.2), 0, 0)
+    kinds = []
+    for step in range(200):
+        batch = data.paired(step, 1, 8)
+        if torch.equal(batch.low, batch.high):
+            kinds.append("identity")
+        elif batch.low.unique().numel() == 1:
+            kinds.append("photo")
+        else:
+            kinds.append("synthetic")
+            assert batch.low.mean() < 0.6
+    shares = [kinds.count(kind) / 200 for kind in ("synthetic", "identity", "photo")]
+    assert shares == pytest.approx([0.5, 0.2, 0.3], abs=0.08)
 
 
 def test_a_dark_photo_that_was_stored_sideways_fits_its_upright_reference(tmp_path):
@@ -239,6 +341,13 @@ def test_a_fraction_keeps_whole_scenes_and_frees_the_rest(config, folder):
     freed = [path for path in data.unpaired_photos if path.parent.name == "low"]
     assert len(freed) == 3
     assert not {path.stem for path in freed} & {pair.name for pair in data._pairs[0]}
+    chosen = set()
+    for seed in range(5):
+        few = TrainingData(replace(config, pair_fraction=0.01), seed, 0)
+        assert [path.parent.name for path in few.unpaired_photos] == ["night"] * 5
+        assert few.report[0].endswith("1 pairs used, 4 left out by pair_fraction")
+        chosen.add(few._pairs[0][0].name)
+    assert len(chosen) > 1
 
 
 def test_decoded_photos_stay_within_their_memory(folder):
@@ -249,6 +358,18 @@ def test_decoded_photos_stay_within_their_memory(folder):
             assert store.read(path) is not None
     assert 0 < store._held <= 15_000
     assert store._held == sum(photo.nbytes for photo in store._cache.values())
+
+
+def test_what_was_used_last_stays_in_memory_and_a_huge_photo_drives_out_nothing(folder, tmp_path):
+    paths = [folder / "high" / f"{index}.png" for index in range(3)]
+    write(tmp_path / "huge.png", np.zeros((100, 100, 3), np.uint8))
+    store = PhotoStore(cache_bytes=15_000)  # two photos
+    first, second = store.read(paths[0]), store.read(paths[1])
+    assert store.read(paths[0]) is first
+    store.read(paths[2])
+    store.read(tmp_path / "huge.png")
+    assert store.read(paths[0]) is first
+    assert store.read(paths[1]) is not second
 
 
 def test_unreadable_photos_are_named_and_skipped_up_to_a_limit(config, folder, tmp_path):
@@ -366,10 +487,6 @@ def test_released_strong_view_has_the_released_statistics():
 
 
 def test_hue_turns_like_colorsys():
-    import colorsys
-
-    from semillie_core.data.views import _turn_hue
-
     image = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(0))
     turned = _turn_hue(image, 0.2)
     for y in range(5):
@@ -417,11 +534,11 @@ def test_both_photos_of_a_pair_are_recoloured_alike_and_keep_their_exposure(fold
 
 
 def test_saturation_changes_alike_in_both_photos_of_a_pair(folder):
-    low, high = torch.rand(2, 3, 8, 8) * 0.1 + 0.1, torch.rand(2, 3, 8, 8)[0] * 0.2 + 0.4
+    low, high = torch.rand(3, 8, 8) * 0.1 + 0.1, torch.rand(3, 8, 8) * 0.2 + 0.4
     seen = []
     for i in range(20):
         factors = []
-        for before, after in zip((low[0], high), resaturate(low[0], high, 1.0, seeded(i)), strict=True):
+        for before, after in zip((low, high), resaturate(low, high, 1.0, seeded(i)), strict=True):
             light, changed = (srgb_to_linear(image)[None] for image in (before, after))
             torch.testing.assert_close(luma(changed), luma(light), rtol=1e-3, atol=1e-5)
             colour, other = light - luma(light), changed - luma(changed)
@@ -451,6 +568,72 @@ def test_simulated_darkness_is_dark_and_uneven_where_asked(config):
     assert spreads[1] > 4 * spreads[0]
 
 
+def test_simulated_darkness_has_the_noise_and_the_light_of_a_camera(config, monkeypatch):
+    even = replace(config, uneven_light=0.0, backlit=0.0, camera=0.0, exposure_ev=(-3.0, -2.0))
+    seen = []
+    for i in range(12):
+        dark = darken(torch.full((3, 24, 24), 0.8), even, seeded(i))
+        assert dark.std((1, 2)).min() > 1e-3
+        light = srgb_to_linear(dark).mean((1, 2))
+        seen += [light[0] / light[1], light[2] / light[1]]
+    assert 0.8 < min(seen) < 0.93
+    assert 1.07 < max(seen) < 1.2
+    # It softens and compresses, each by itself.
+    reference, camera = torch.rand(3, 24, 24), replace(even, camera=1.0)
+    plain, both = darken(reference, even, seeded(0)), darken(reference, camera, seeded(0))
+    monkeypatch.setattr(views, "_recompress", lambda image, quality: image)
+    softened = darken(reference, camera, seeded(0))
+    assert softened.diff(dim=2).abs().mean() < 0.9 * plain.diff(dim=2).abs().mean()
+    assert 0 < (both - softened).abs().mean() < 0.1
+
+
+def test_the_light_of_a_view_changes_in_red_and_blue_on_their_own():
+    image = torch.full((3, 4, 4), 0.4)
+    seen = []
+    for i in range(30):
+        gains = (srgb_to_linear(relight(image, 0.0, 0.2, seeded(i))) / srgb_to_linear(image)).mean((1, 2))
+        assert gains[1] == pytest.approx(1, abs=1e-4)
+        seen.append(gains[[0, 2]])
+    red, blue = torch.stack(seen).T
+    for gains in (red, blue):
+        assert 0.8 - 1e-3 <= gains.min() < 0.9
+        assert 1.1 < gains.max() <= 1.2 + 1e-3
+    assert (red - blue).abs().max() > 0.1
+
+
+def test_strong_views_are_noisy_soft_and_relit_by_their_options():
+    image = torch.rand(3, 16, 16) * 0.4 + 0.2
+    still = StrongViewConfig(exposure_ev=0, white_balance=0, noise=0, blur=0)
+    noisy, soft, relit = (
+        StrongView(replace(still, **{name: 1.0})) for name in ("noise", "blur", "exposure_ev")
+    )
+    assert noisy.of_crop(image, seeded(0)).sub(image).abs().mean() > 1e-3
+    assert soft.of_crop(image, seeded(0)).diff(dim=2).abs().mean() < 0.9 * image.diff(dim=2).abs().mean()
+    ratio = srgb_to_linear(relit.of_frame(image, seeded(0))) / srgb_to_linear(image)
+    assert ratio.std() < 1e-4 and abs(ratio.mean() - 1) > 0.05
+    for view in (noisy, soft):
+        assert torch.equal(view.of_frame(image, seeded(0)), image)
+
+
+def test_released_jitter_has_the_released_reach():
+    view = StrongView(StrongViewConfig("released"))
+    steps = torch.tensor([0.2, 0.3]).repeat(2).expand(3, 2, 4)
+    coloured = torch.tensor([0.3, 0.2, 0.2]).view(3, 1, 1).expand(3, 2, 2)
+    brightness, contrast, hues = [], [], []
+    for i in range(300):
+        grey = view.of_frame(steps, seeded(i))[0, 0]
+        brightness.append(float(grey.mean()) / 0.25)
+        contrast.append(float(grey[1] - grey[0]) / float(grey.mean()) / 0.4)
+        pixel = view.of_frame(coloured, seeded(i))[:, 0, 0]
+        if pixel.max() - pixel.min() > 1e-3:
+            hues.append((colorsys.rgb_to_hsv(*pixel.tolist())[0] + 0.5) % 1 - 0.5)
+    for factors in (brightness, contrast):
+        assert 0.5 - 1e-2 <= min(factors) < 0.6
+        assert 1.4 < max(factors) <= 1.5 + 1e-2
+    assert -0.25 - 1e-3 <= min(hues) < -0.2
+    assert 0.2 < max(hues) <= 0.25 + 1e-3
+
+
 def test_backlight_darkens_what_is_dim_and_spares_what_is_bright(config):
     scene = torch.cat([torch.full((3, 30, 60), 0.3), torch.full((3, 30, 60), 0.95)], dim=1)
     backlit = replace(config, uneven_light=1.0, backlit=1.0, camera=0.0, exposure_ev=(-4.0, -3.0))
@@ -465,4 +648,6 @@ def test_blur_keeps_the_mean_of_a_constant_and_nothing_with_radius_zero():
     torch.testing.assert_close(blur(image, 0.8), image)
     noise = torch.rand(3, 9, 9)
     assert torch.equal(blur(noise, 1.0, 0), noise)
-    assert blur(noise, 0.9).std() < noise.std()
+    for sigma in (0.4, 0.9):
+        expected = gaussian_filter(noise.numpy(), sigma, radius=2, mode="mirror", axes=(1, 2))
+        torch.testing.assert_close(blur(noise, sigma), torch.from_numpy(expected), atol=1e-6, rtol=0)
