@@ -11,7 +11,8 @@ import torch
 
 from semillie_core.data import find_images
 from semillie_core.metrics import niqe
-from semillie_core.training.bank import PseudoLabelBank
+from semillie_core.training import bank as bank_module
+from semillie_core.training.bank import PseudoLabelBank, make_label
 
 SIZE = (96, 192)
 """The smallest that NIQE judges."""
@@ -70,11 +71,12 @@ def test_a_run_that_stopped_goes_back_to_the_labels_of_its_checkpoint(labels, ni
     checkpoint = bank.state()
     bank.accept(bank.refresh(lambda path: better, 2))  # killed before the next checkpoint
 
+    (tmp_path / "bank" / "notes.txt").touch()
     resumed = PseudoLabelBank(tmp_path / "bank", night)
     resumed.restore(checkpoint)
     torch.testing.assert_close(resumed.lookup(night[0]), worse, atol=1e-3, rtol=0)
     names = {path.name for path in (tmp_path / "bank").iterdir()}
-    assert names == {name for name, _ in checkpoint.values()}
+    assert names == {name for name, _ in checkpoint.values()} | {"notes.txt"}
 
 
 def test_processes_that_clear_up_together_do_not_trip(labels, night, tmp_path, monkeypatch):
@@ -112,3 +114,33 @@ def test_labels_that_cannot_be_judged_or_made_are_left_out(night, tmp_path):
     assert bank.refresh(lambda path: torch.full((3, *SIZE), math.nan), 1) == {}
     assert bank.refresh(lambda path: None, 1) == {}
     assert list((tmp_path / "bank").iterdir()) == []
+
+
+class Brighten(torch.nn.Module):
+    """A teacher that triples values, and remembers the sizes of what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain, self.sizes = torch.nn.Parameter(torch.tensor(3.0)), []
+
+    def forward(self, x):
+        assert not self.training
+        self.sizes.append(tuple(x.shape[2:]))
+        return self.gain * x
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_a_label_is_what_the_teacher_makes_of_the_photo(dtype):
+    photo = torch.randint(0, torch.iinfo(dtype).max, (3, 20, 30)).to(dtype)
+    label = make_label(Brighten().train(), photo)
+    torch.testing.assert_close(label, (3 * photo.float() / torch.iinfo(dtype).max).clamp(0, 1))
+    assert not label.requires_grad
+
+
+def test_a_large_photo_is_judged_at_a_half_or_a_quarter_of_its_size(monkeypatch):
+    monkeypatch.setattr(bank_module, "LARGEST_WHOLE", 300)
+    teacher, coarse = Brighten(), torch.randint(0, 80, (3, 15, 20), dtype=torch.uint8)
+    label = make_label(teacher, coarse.repeat_interleave(4, 1).repeat_interleave(4, 2))
+    assert teacher.sizes == [(15, 20)]
+    expected = torch.nn.functional.interpolate(3 * coarse[None].float() / 255, (60, 80), mode="bilinear")[0]
+    torch.testing.assert_close(label, expected)

@@ -148,6 +148,21 @@ def test_released_schedules(shared_dir, config):
         assert weight == pytest.approx(row["consistency_weight_ram_trainer"], rel=1e-9)
 
 
+def test_released_schedules_at_their_turns(config):
+    optimizer = OptimizerConfig(learning_rate=2e-4, schedule="released", epoch_steps=7)
+    run = dataclasses.replace(config, optimizer=optimizer, consistency=ConsistencyConfig(weight=0.1))
+    rates = {number: learning_rate(run, (number - 1) * 7) for number in (1, 101, 102, 151, 152, 200)}
+    assert rates == pytest.approx({1: 2e-4, 101: 2e-4, 102: 2e-5, 151: 2e-5, 152: 2e-6, 200: 2e-6})
+    weights = [consistency_weight(run, (number - 1) * 7 + 6) for number in (1, 40, 100, 150)]
+    assert weights == pytest.approx([0.1 * math.exp(-5 * 0.99**2), 0.1 * math.exp(-1.8), 0.1, 0.1])
+
+
+def test_the_teacher_begins_with_the_student_and_remembers_ever_longer():
+    gradual, released = TeacherConfig(decay=0.9), TeacherConfig(decay=0.9, warmup="released")
+    assert [teacher_decay(gradual, step) for step in (0, 9, 1000)] == [2 / 11, 11 / 20, 0.9]
+    assert [teacher_decay(released, step) for step in (0, 1, 4, 1000)] == [0, 0.5, 0.8, 0.9]
+
+
 def test_released_schedules_need_the_length_of_an_epoch(config):
     with pytest.raises(ValueError, match=r"set optimizer\.epoch_steps"):
         OptimizerConfig(schedule="released")

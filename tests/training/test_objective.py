@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from semillie_core.data import TrainingData
 from semillie_core.data.sampling import StepData
 from semillie_core.inference.noise import reduce_noise
-from semillie_core.losses import detail_loss, structure_loss
+from semillie_core.losses import colour_loss, detail_loss, gradient_loss, ssim_loss, structure_loss
+from semillie_core.losses.semantic import SemanticContrastiveLoss, SemanticPerceptualLoss
 from semillie_core.network import SemiLLIE
 from semillie_core.ram import load_efficientnet_lite0
 from semillie_core.training import Objective, Phase, train
@@ -69,6 +72,42 @@ def test_each_term_sends_gradient_to_the_student_alone(pieces):
         assert wanted in reached, name
     for module in (teacher, encoder):
         assert all(p.grad is None and not p.requires_grad for p in module.parameters())
+
+
+def test_each_term_is_its_loss_times_its_weight(pieces, full):
+    _, student, teacher, encoder, _ = pieces
+    # No multiple of the pooled areas' edge.
+    data = TrainingData(full.data, 0, full.network.thumbnail)
+    paired, unpaired = data.paired(3, 2, 40), data.unpaired(0, 2, 32)
+    run = replace(
+        full, loss=replace(full.loss, perceptual_from=2), consistency=replace(full.consistency, ramp_steps=10)
+    )
+    objective = Objective(student, teacher, encoder, run)
+    with torch.no_grad():
+        output = enhance_view(student, View(paired.low, paired.thumbnail, paired.region))
+        followed = enhance_view(
+            student, View(unpaired.strong, unpaired.strong_thumbnail, unpaired.region)
+        ).image
+        target = enhance_view(teacher, View(unpaired.weak, unpaired.weak_thumbnail, unpaired.region)).image
+    coarse = [F.avg_pool2d(x, 16, ceil_mode=True) for x in (output.illumination, paired.high)]
+    assert coarse[0].shape[2:] == (3, 3)
+    image, high, weight, ramp = output.image, paired.high, run.loss, 0.2 * math.exp(-5 * 0.8**2)
+    expected = {
+        "structure": structure_loss(image, high),
+        "ssim": weight.ssim * ssim_loss(image, high),
+        "gradient": weight.gradient * gradient_loss(image, high),
+        "detail": 0.5 * detail_loss(image, high),
+        "colour": 0.1 * colour_loss(image, high),
+        "illumination": weight.illumination * structure_loss(*coarse),
+        "perceptual": 0.05 * SemanticPerceptualLoss(encoder, relative=True)(image, high),
+        "consistency": ramp * (followed - target).abs().mean(),
+        "contrastive": ramp
+        * SemanticContrastiveLoss(encoder, "bounded", True)(followed, target, unpaired.strong),
+    }
+    terms = objective(StepData(paired, unpaired), 2)
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name].detach(), value.detach(), msg=name)
+    assert "perceptual" not in objective(StepData(paired, None), 1)
 
 
 @pytest.mark.parametrize("name", TERMS)

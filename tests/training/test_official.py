@@ -228,6 +228,10 @@ def test_the_official_trainer_by_iteration(networks, batches, semantic):
 def test_the_official_trainer_wants_ram_as_released(networks):
     with pytest.raises(ValueError, match="official_compat=True"):
         OfficialTrainer(*networks, encoder=load_efficientnet_lite0().encoder)
+    encoder = Semantics()
+    encoder.official_compat = False
+    with pytest.raises(ValueError, match="official_compat=True"):
+        OfficialTrainer(*networks, encoder=encoder)
 
 
 def test_the_preset_is_the_released_recipe():

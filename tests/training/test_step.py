@@ -172,6 +172,16 @@ def test_a_compiled_semi_llie_has_its_gradients():
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize("limit", [0.0, 0.01])
+def test_the_gradient_is_clipped_to_its_limit(plain, limit):
+    student, high = torch.nn.Conv2d(3, 3, 3, padding=1), torch.rand(2, 3, 16, 16)
+    config = pairs_alone(plain)
+    config = replace(config, optimizer=replace(config.optimizer, gradient_clip=limit))
+    run_steps(config, student, make_teacher(student), [whole_frames(high / 6, high)])
+    norm = torch.cat([p.grad.flatten() for p in student.parameters()]).norm().item()
+    assert norm == pytest.approx(limit, rel=1e-3) if limit else norm > 0.1
+
+
 class Spiteful(torch.autograd.Function):
     """The identity, with a gradient that is not a number."""
 
