@@ -129,6 +129,11 @@ def test_mask_limits_the_change(network):
     result = enhance(network, image, mask=mask).image
     torch.testing.assert_close(result[..., :8], image[..., :8])
     assert (result[..., 8:] > 0.15).all()
+    each = enhance(
+        network, image.expand(3, -1, -1, -1), mask=torch.stack([0 * mask[0], 0 * mask[0], mask[0]])
+    ).image
+    assert torch.equal(each[:2], image.expand(2, -1, -1, -1))
+    torch.testing.assert_close(each[2:], result)
 
 
 def test_mask_values_outside_the_range_are_clamped(network):
@@ -468,6 +473,8 @@ def test_half_precision_weights_work(dtype):
     half = enhance(net, image, dtype=dtype).image
     assert torch.isfinite(half).all()
     assert half.dtype == torch.float32
+    assert net.conv_first.weight.dtype == dtype
+    assert not torch.equal(half, exact)
     assert (half - exact).abs().mean() < 0.02
 
 
@@ -554,6 +561,10 @@ def test_the_illumination_is_one_where_nothing_needed_brightening(network):
     torch.testing.assert_close(light[0], forced[0])
     assert (forced[1] < light[1]).all() and (light[1] < 1).all()
     assert (light[2] == 1).all() and (forced[2] < 1).all()
+    darkening = copy.deepcopy(network)
+    torch.nn.init.constant_(darkening.estimator.global_gain.bias, -0.5)
+    darker = enhance(darkening, batch, controls=NETWORK_ALONE)
+    assert (darker.image < batch).all() and (darker.illumination == 1).all()
 
 
 def test_tiles_share_the_judgement_of_their_frame(network):
