@@ -66,6 +66,7 @@ def test_what_is_written_is_read_back_and_moves_with_its_photos(entries, tmp_pat
         ({"path": None}, "path must be text"),
         ({"pair": ""}, "need the field pair"),
         ({"colour": "red"}, "unknown field 'colour'"),
+        ({"role": "unpaired"}, "unpaired ones must not have it"),
     ],
 )
 def test_a_line_that_does_not_fit_is_named(entries, tmp_path, change, message):
@@ -76,6 +77,18 @@ def test_a_line_that_does_not_fit_is_named(entries, tmp_path, change, message):
     manifest.write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(DataError, match=rf"Line 2 of .*data\.jsonl.*{message}"):
         read_manifest(manifest)
+
+
+def test_lines_that_are_no_entries_are_named_and_digests_may_be_in_capitals(entries, tmp_path):
+    manifest = tmp_path / "data.jsonl"
+    write_manifest(manifest, [dataclasses.replace(entry, sha256=entry.sha256.upper()) for entry in entries])
+    assert read_manifest(manifest) == entries
+    lines = manifest.read_text(encoding="utf-8").splitlines()
+    without = {key: value for key, value in json.loads(lines[1]).items() if key != "height"}
+    for line, message in ((json.dumps(without), "field 'height' is missing"), ("[1]", "it is not an object")):
+        manifest.write_text("\n".join([lines[0], line]), encoding="utf-8")
+        with pytest.raises(DataError, match=f"Line 2 of .*{message}"):
+            read_manifest(manifest)
 
 
 def test_manifests_without_sense_are_refused(entries, tmp_path):
@@ -118,19 +131,20 @@ def test_training_on_copies_of_the_test_photos_is_refused(entries, tmp_path):
     photos = tmp_path / "photos"
     for name in ("seen", "new"):
         for side in ("low", "high"):
-            Image.new("RGB", (40, 30), (len(name), len(side), 9)).save(photos / f"{name}-{side}.png")
+            # Files of one size.
+            Image.new("RGB", (40, 30), (len(name), len(side), 9)).save(photos / f"{name}-{side}.bmp")
     tested = [
         ManifestEntry(path, hashlib.sha256(content).hexdigest(), len(content), 40, 30, role, "test", "seen")
-        for path, role in ((photos / "seen-low.png", "paired-low"), (photos / "seen-high.png", "paired-high"))
+        for path, role in ((photos / "seen-low.bmp", "paired-low"), (photos / "seen-high.bmp", "paired-high"))
         for content in [path.read_bytes()]
     ]
     manifest = tmp_path / "data.jsonl"
     write_manifest(manifest, [*entries, *tested])
     for name in ("seen", "new"):
         for side in ("low", "high"):
-            copy = tmp_path / name / side / "copied.png"
+            copy = tmp_path / name / side / "copied.bmp"
             copy.parent.mkdir(parents=True)
-            shutil.copy(photos / f"{name}-{side}.png", copy)
+            shutil.copy(photos / f"{name}-{side}.bmp", copy)
 
     def load(name, unpaired):
         low, high = (str(tmp_path / name / side) for side in ("low", "high"))
@@ -139,8 +153,12 @@ def test_training_on_copies_of_the_test_photos_is_refused(entries, tmp_path):
 
     for unpaired in (False, True):
         load("new", unpaired)
-        with pytest.raises(DataError, match=r"training photos are in the test split of .*copied\.png"):
+        with pytest.raises(DataError, match=r"training photos are in the test split of .*copied\.bmp"):
             load("seen", unpaired)
+    # What the manifest itself has in both is for evaluation to refuse.
+    leaked = [dataclasses.replace(tested[0], role="unpaired", split="train", pair="")]
+    write_manifest(manifest, [*entries, *tested, *leaked])
+    assert len(TrainingData(DataConfig(manifest=str(manifest)), 0, 0).unpaired_photos) == 2
 
 
 def test_training_takes_pairs_scenes_unpaired_and_validation_from_a_manifest(entries, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from semillie_core.data import DataError
+from semillie_core.data import DataError, scenes
 from semillie_core.data.layouts import find_photos
 from semillie_core.data.manifest import pairs_of, read_manifest, trained_on, write_manifest
 from semillie_core.data.prepare import check_manifest, prepare
@@ -112,6 +112,16 @@ def test_pairs_match_by_name_never_by_order(tmp_path):
     }
 
 
+def test_names_that_may_mean_two_photos_pair_none_and_links_back_end_the_search(tmp_path):
+    root = tmp_path / "set"
+    for file in ("low/low1.png", "low/1_low.png", "low/low2.png", "high/normal1.png", "high/normal2.png"):
+        save(scene(0), root / file)
+    (root / "high" / "back").symlink_to(root)
+    (root / "up").symlink_to(root)
+    (folder,) = find_photos(root)
+    assert [(photo.low.name, photo.high.name) for photo in folder.photos] == [("low2.png", "normal2.png")]
+
+
 def test_hidden_files_and_folders_hold_no_photos(tmp_path):
     root = tmp_path / ".set"
     pair(root, "a", 1)
@@ -134,6 +144,10 @@ def test_what_cannot_be_used_is_reported_with_its_reason(tmp_path):
     save(darker(scene(3, (96, 60)), 0.2), root / "low" / "size.png")
     cut = pair(root, "cut", 4)
     cut.write_bytes(cut.read_bytes()[:300])
+    pair(root, "half", 7)
+    (root / "high" / "half.png").write_bytes(b"junk")
+    pair(root, "same", 8)
+    (root / "low" / "same.png").write_bytes((root / "high" / "same.png").read_bytes())
     save(darker(scene(9), 0.2), root / "night" / "alone.png")
     (root / "night" / "twin.png").write_bytes((root / "low" / "good.png").read_bytes())
     save(scene(5), root / "candidate" / "alone.png")
@@ -144,6 +158,9 @@ def test_what_cannot_be_used_is_reported_with_its_reason(tmp_path):
         ("low/bright.png", "not darker than its reference"),
         ("low/size.png", "size differs from its reference"),
         ("low/cut.png", "cannot be read"),
+        ("high/half.png", "cannot be read"),
+        ("low/half.png", "reference cannot be read"),
+        ("low/same.png", "not darker than its reference"),
         ("night/twin.png", "same file as another dark photo"),
         ("candidate/alone.png", "pseudo-label or illumination map, not a photo"),
         ("test/input/x.png", "test photo without a reference"),
@@ -162,6 +179,14 @@ def test_fingerprints_ignore_exposure_size_and_compression_and_tell_scenes_apart
     assert [(i, j) for i, j, _ in similar(prints)] == [(0, 1)]
     black = fingerprint(Image.new("RGB", (50, 50)))
     assert not black.any() and not list(similar([black, black]))
+
+
+def test_similar_photos_are_found_among_many(monkeypatch):
+    prints = [fingerprint(scene(seed)) for seed in (0, 1, 2, 0, 3, 1, 4)]
+    expected = [(0, 3), (1, 5)]
+    assert [(i, j) for i, j, _ in similar(prints)] == expected
+    monkeypatch.setattr(scenes, "_BLOCK", 2)
+    assert sorted((i, j) for i, j, _ in similar(prints)) == expected
 
 
 def test_agreement_counts_pairs_of_one_scene():
@@ -236,25 +261,119 @@ def test_splits_keep_scenes_whole_and_do_not_move_when_photos_join(tmp_path):
     assert set(shares["train"]) <= set(names(grown.entries, "train"))
 
 
+def test_what_a_layout_calls_train_is_never_tested_on_and_dark_photos_alone_are_never_held_out(tmp_path):
+    root = tmp_path / "mine"
+    for seed in range(12):
+        pair(root / "train", str(seed), seed)
+        pair(root / "other", str(20 + seed), 20 + seed)
+        save(darker(scene(40 + seed), 0.2), root / "night" / f"{seed}.png")
+    entries = prepare([root], val=0.3, test=0.4).entries
+    assert {entry.role for entry in entries if entry.split != "train"} == {"paired-low", "paired-high"}
+    held_out = {split: {name.split("/")[1] for name in names(entries, split)} for split in ("val", "test")}
+    assert held_out == {"val": {"train", "other"}, "test": {"other"}}
+
+
+def test_a_tenth_is_held_out_unless_the_layout_has_a_validation_split(tmp_path):
+    for seed in range(40):
+        pair(tmp_path / "plain", str(seed), seed)
+    assert 0 < len(names(prepare([tmp_path / "plain"]).entries, "val")) < 12
+    for seed in range(40, 43):
+        pair(tmp_path / "plain" / "val", str(seed), seed)
+    split = prepare([tmp_path / "plain"])
+    assert names(split.entries, "val") == [f"plain/val/{seed}" for seed in range(40, 43)]
+
+
+def test_dark_photos_that_show_a_held_out_scene_leave(tmp_path):
+    root = tmp_path / "mine"
+    for seed in range(8):
+        pair(root / "pairs", str(seed), seed)
+        save(darker(scene(seed, (72, 48)), 0.3), root / "night" / f"{seed}.png")
+    result = prepare([root], val=0.4)
+    held_out = {name.rsplit("/", 1)[1] for name in names(result.entries, "val")}
+    assert held_out
+    assert {entry.path.stem for entry in result.entries if entry.role == "unpaired"} == {
+        str(seed) for seed in range(8)
+    } - held_out
+    assert {one.path.stem: one.reason for one in result.dropped} == dict.fromkeys(
+        held_out, "shows a scene of the val split"
+    )
+
+
+def test_a_photo_that_is_there_twice_stays_where_it_counts_most(tmp_path):
+    root = tmp_path / "mine"
+    tested, paired = pair(root / "test", "a", 1), pair(root / "train", "b", 2)
+    pair(root / "train", "c", 3)
+    (root / "train" / "low" / "d.png").write_bytes(tested.read_bytes())
+    save(scene(1), root / "train" / "high" / "d.png")
+    (root / "afar").mkdir()
+    (root / "afar" / "b.png").write_bytes(paired.read_bytes())
+    result = prepare([root], val=0)
+    assert {one.path.relative_to(root).as_posix(): one.reason for one in result.dropped} == {
+        "train/low/d.png": "same file as another dark photo",
+        "afar/b.png": "same file as another dark photo",
+    }
+    assert names(result.entries, "train") == ["mine/train/b", "mine/train/c"]
+    assert names(result.entries, "test") == ["mine/test/a"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"similarity": 0}, {"similarity": 1.1}, {"val": -0.1}, {"val": 0.5, "test": 0.5}, {"test": 1}]
+)
+def test_settings_without_sense_are_refused(tmp_path, change):
+    pair(tmp_path / "mine", "a", 1)
+    with pytest.raises(DataError, match=r"similarity must|val and test are"):
+        prepare([tmp_path / "mine"], **change)
+
+
+def test_folders_of_one_name_are_refused(tmp_path):
+    for place in ("here", "there"):
+        pair(tmp_path / place / "set", "a", 1)
+    with pytest.raises(DataError, match="same name"):
+        prepare([tmp_path / "here" / "set", tmp_path / "there" / "set"])
+
+
+def test_exposures_of_one_reference_are_one_scene_whatever_a_list_says(tmp_path):
+    root = tmp_path / "SICE"
+    for seed in (1, 2):
+        save(scene(seed), root / "Label" / f"{seed}.png")
+        for exposure in (3, 4):
+            save(darker(scene(seed + 50 * exposure), 0.2), root / f"{seed}" / f"{exposure}.png")
+    scenes_file = tmp_path / "scenes.csv"
+    rows = [f"{seed},{exposure}.png,{seed}{exposure}" for seed in (1, 2) for exposure in (3, 4)]
+    scenes_file.write_text("\n".join(["set,file,scene", *rows]), encoding="utf-8")
+    entries = prepare([root], val=0, scenes=scenes_file).entries
+    of_pair = {entry.pair.removeprefix("SICE/"): entry.scene for entry in entries}
+    assert of_pair["1/3"] == of_pair["1/4"] != of_pair["2/3"] == of_pair["2/4"]
+
+
 def test_a_scene_list_is_the_truth_for_what_it_lists(tmp_path):
     root = tmp_path / "mine"
     for name, seed in (("a", 1), ("b", 1), ("c", 2), ("d", 3)):
         pair(root, name, seed)
     save(scene(1).filter(ImageFilter.GaussianBlur(1)), root / "high" / "b.png")
     save(darker(scene(1), 0.3), root / "low" / "b.png")
-    scenes = tmp_path / "scenes.csv"
-    scenes.write_text("file,scene\na.png,1\nb.png,2\nc.png,1\n", encoding="utf-8")
-    result = prepare([root], val=0, scenes=scenes)
+    listed = tmp_path / "scenes.csv"
+    listed.write_text("file,scene\na.png,1\nb.png,2\nc.png,1\n", encoding="utf-8")
+    result = prepare([root], val=0, scenes=listed)
     by_pair = {entry.pair.split("/")[1]: entry.scene for entry in result.entries}
     assert by_pair["a"] == by_pair["c"] != by_pair["b"]
     assert len(set(by_pair.values())) == 3
     assert result.scene_agreement == (0, 0)
-    scenes.write_text("set,file,scene\nelsewhere,a.png,1\n", encoding="utf-8")
+    # A photo that the list leaves out goes by its looks.
+    save(darker(scene(1), 0.4, 5), root / "low" / "e.png")
+    save(scene(1).filter(ImageFilter.GaussianBlur(0.5)), root / "high" / "e.png")
+    listed.write_text("file,scene\na.png,1\nc.png,1\n", encoding="utf-8")
+    by_pair = {e.pair.split("/")[1]: e.scene for e in prepare([root], val=0, scenes=listed).entries}
+    assert by_pair["e"] == by_pair["a"] == by_pair["c"] != by_pair["d"]
+    listed.write_text("file,scene\na.png,1\na.png,2\n", encoding="utf-8")
+    with pytest.raises(DataError, match="gives mine/a several scenes: 1, 2"):
+        prepare([root], scenes=listed)
+    listed.write_text("set,file,scene\nelsewhere,a.png,1\n", encoding="utf-8")
     with pytest.raises(DataError, match="names none of the photos"):
-        prepare([root], scenes=scenes)
-    scenes.write_text("name\na\n", encoding="utf-8")
+        prepare([root], scenes=listed)
+    listed.write_text("name\na\n", encoding="utf-8")
     with pytest.raises(DataError, match="needs a header"):
-        prepare([root], scenes=scenes)
+        prepare([root], scenes=listed)
 
 
 def test_check_names_photos_that_changed_or_went(tmp_path):
@@ -268,6 +387,15 @@ def test_check_names_photos_that_changed_or_went(tmp_path):
     assert len(problems) == 3
     assert sum("another sha256" in problem for problem in problems) == 2
     assert any("1.png: FileNotFoundError" in problem for problem in problems)
+    lines = (tmp_path / "data.jsonl").read_text(encoding="utf-8").splitlines()
+    turned = [
+        json.dumps(json.loads(line) | {"width": 64, "height": 96}) for line in lines if "/2.png" in line
+    ]
+    (tmp_path / "data.jsonl").write_text("\n".join(turned), encoding="utf-8")
+    problems, _ = check_manifest(tmp_path / "data.jsonl")
+    assert [problem.rpartition(": ")[2] for problem in problems] == [
+        "bytes, width or height differ from the entry"
+    ] * 2
 
 
 def test_command_writes_checks_and_refuses(leaky, tmp_path, capsys):
