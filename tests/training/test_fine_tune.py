@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
+import sys
 
+import numpy as np
 import pytest
 import torch
 
 from semillie_core.data import read_rgb
 from semillie_core.inference import NETWORK_ALONE, NOISE_REDUCTION_ALONE, enhance
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
-from semillie_core.training import FineTuneOptions, fine_tune
+from semillie_core.training import FineTuneOptions, LossConfig, Phase, fine_tune
 from semillie_core.training.journal import read_log
 from semillie_core.weights import SemiLLIEModel, load_model
 from training_scripts import fine_tune as script
+
+fine_tune_module = sys.modules[fine_tune.__module__]
 
 SMALL = SemiLLIEConfig(
     embed_dim=32, depths=(1,), d_state=2, expand=1.0, downscale=4, thumbnail=16, thumbnail_depth=1
@@ -25,7 +30,9 @@ OPTIONS = FineTuneOptions(steps=6, learning_rate=2e-3, batch_size=1, crop=32, co
 def model():
     torch.manual_seed(1)
     network = SemiLLIE(SMALL).eval().requires_grad_(False)
-    return SemiLLIEModel(network, "small", {"file": "small.safetensors", "licence": "Apache-2.0"})
+    return SemiLLIEModel(
+        network, "small", {"file": "small.safetensors", "licence": "Apache-2.0", "data": "my photos"}
+    )
 
 
 @pytest.fixture
@@ -60,6 +67,8 @@ def test_without_pairs_the_look_stays(model, dark, tmp_path):
         ]
     assert not torch.equal(weights(result.model), weights(model))
     assert max(change) < 0.05
+    about = result.model.provenance
+    assert (about["licence"], about["data"], about["fine_tuned_from"]) == ("Apache-2.0", "my photos", "small")
 
 
 def test_own_results_take_the_place_of_references_without_their_noise(model, dark, tmp_path):
@@ -137,6 +146,72 @@ def test_the_same_again_returns_at_once_and_anything_else_is_another_run(model, 
         fine_tune(first.model, dark, tmp_path, options=OPTIONS),
     ]
     assert len({first.run, *(other.run for other in others)}) == 4
+    assert others[1].losses != first.losses
+
+
+def test_a_run_is_named_by_everything_that_decides_its_result(model, tmp_path, monkeypatch):
+    wide, other = np.zeros((2, 40, 60, 3), np.uint8), SemiLLIE(SMALL)
+    upright = wide.reshape(2, 60, 40, 3)
+    changes = [
+        {},
+        {"folder": tmp_path / "other"},
+        {"name": "another"},
+        {"start": other},
+        {"photos": [[*upright], [], []]},
+        {"photos": [[wide[0]], [wide[1]], []]},
+        {"photos": [[], [*wide], []]},
+        {"options": dataclasses.replace(OPTIONS, consistency=0.1)},
+        {"encoder": "ram.pth"},
+    ]
+    given = {
+        "folder": tmp_path,
+        "name": "small",
+        "start": model.network,
+        "photos": [[*wide], [], []],
+        "options": OPTIONS,
+        "encoder": "",
+    }
+    runs = [fine_tune_module._run_folder(**given | change) for change in changes]
+    assert fine_tune_module._run_folder(**given) == runs[0]
+    monkeypatch.setattr(fine_tune_module, "_LOSS", LossConfig())
+    assert len({*runs, fine_tune_module._run_folder(**given)}) == len(changes) + 1
+
+
+def test_options_reach_the_run(model, dark, tmp_path):
+    options = FineTuneOptions(
+        steps=30, learning_rate=1e-3, batch_size=3, crop=48, consistency=0.7, contrastive=0.2, seed=9
+    )
+    config = fine_tune_module._config(tmp_path, model, options, "ram.pth", "cpu")
+    assert config.phases == (Phase(30, 3, 48, 3),)
+    assert (config.consistency.weight, config.consistency.ramp_steps, config.consistency.contrastive) == (
+        0.7,
+        0,
+        0.2,
+    )
+    assert (config.optimizer.learning_rate, config.optimizer.warmup_steps) == (1e-3, 3)
+    assert config.teacher.decay == pytest.approx(1 - 10 / 30)
+    assert (config.seed, config.encoder, config.loss) == (9, "ram.pth", fine_tune_module._LOSS)
+    # What the bundled weights were trained with.
+    assert (config.loss.detail, config.loss.noise_reduced) == (1.0, 0.5)
+    alone = fine_tune_module._config(tmp_path, model, dataclasses.replace(options, consistency=0), "", "cpu")
+    assert alone.phases == (Phase(30, 3, 48, 0),)
+
+
+def test_a_preview_changes_nothing_and_comes_now_and_then(dark, tmp_path, monkeypatch):
+    torch.manual_seed(1)
+    network = SemiLLIE(dataclasses.replace(SMALL, depths=(2,), drop_path_rate=0.9))
+    model, pictures = SemiLLIEModel(network, "dropping"), []
+    unseen = fine_tune(model, dark, tmp_path / "unseen", options=OPTIONS)
+    monkeypatch.setattr(fine_tune_module, "_PREVIEWS", 2)
+    seen = fine_tune(
+        model,
+        dark,
+        tmp_path / "seen",
+        options=OPTIONS,
+        progress=lambda done, _, p: pictures.append((done, p)),
+    )
+    assert torch.equal(weights(seen.model), weights(unseen.model))
+    assert [done for done, picture in pictures if picture is not None] == [3, 6]
 
 
 def test_it_works_where_gradients_are_off_and_leaves_randomness_alone(model, dark, tmp_path):
@@ -238,7 +313,16 @@ def test_photos_that_cannot_be_used_are_named(model, dark, tmp_path, change, mes
 
 
 @pytest.mark.parametrize(
-    "change", [{"steps": 0}, {"crop": 16}, {"learning_rate": 0.0}, {"consistency": -1.0}]
+    "change",
+    [
+        {"steps": 0},
+        {"batch_size": 0},
+        {"crop": 31},
+        {"learning_rate": 0.0},
+        {"learning_rate": 0.2},
+        {"consistency": -1.0},
+        {"contrastive": -1.0},
+    ],
 )
 def test_options_out_of_range_are_named(change):
     (name,) = change

@@ -214,6 +214,16 @@ def test_a_run_folder_of_another_config_is_refused(config):
         train(replace(short, seed=5))
 
 
+class Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
 def test_a_damaged_checkpoint_is_named_with_the_remedy(config, tmp_path):
     short = replace(config, phases=(Phase(1, 1, 16, 1),), val_every=0)
     train(short)
@@ -238,6 +248,10 @@ def test_a_damaged_checkpoint_is_named_with_the_remedy(config, tmp_path):
         torch.save(other, path)
         with pytest.raises(TrainingError, match=rf"state\.pt is no checkpoint of a run: it lacks {lacks}"):
             train(short)
+    torch.save({**state, "step": Hostile(tmp_path / "made_by_pickle")}, path)
+    with pytest.raises(TrainingError, match=r"state\.pt is damaged"):
+        train(short)
+    assert not (tmp_path / "made_by_pickle").exists()
     path.unlink()
     assert train(short).finished
 
@@ -286,6 +300,7 @@ def test_a_run_of_a_version_with_fewer_options_goes_on(config, tmp_path):
     state = torch.load(path, weights_only=True)
     stored = json.loads(state["config"])
     del stored["data"]["light_colour_jitter"]
+    del state["files"]
     torch.save({**state, "config": json.dumps(stored), "config_sha256": "another"}, path)
     assert train(short).finished
     stored["data"]["an_option_of_the_future"] = 1
