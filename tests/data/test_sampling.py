@@ -162,21 +162,26 @@ def test_every_orientation_and_every_part_of_a_photo_is_shown(ramps):
             for image in batch
         }
         assert len(seen) == 8
-        parts = TrainingData(replace(ramps, frame_scale=0.6), 0, 0)
-        crops = torch.cat([getattr(getattr(parts, kind)(step, 2, 12), name) for step in range(60)])
-        levels = (crops[:, :2] * 255).round() - 20
-        assert levels.amin((0, 2, 3)).max() < 10
-        assert (torch.tensor([4 * 39, 3 * 59]) - levels.amax((0, 2, 3))).max() < 10
+        # Frames of half the photo, and crops of the whole photo: the least red and green say where they begin.
+        for frame_scale, crop in ((0.5, 0), (1.0, 12)):
+            parts = TrainingData(replace(ramps, frame_scale=frame_scale), 0, 0)
+            shown = [
+                getattr(getattr(parts, kind)(step, 2, crop), name)[:, :2] * 255 - 20 for step in range(30)
+            ]
+            first = torch.cat([part.amin((2, 3)) for part in shown]).round()
+            last = torch.cat([part.amax((2, 3)) for part in shown])
+            assert all(len(starts.unique()) > 5 for starts in first.T)
+            assert first.amin(0).max() < 15
+            assert (torch.tensor([4 * 39, 3 * 59]) - last.amax(0)).max() < 15
 
 
 def test_a_frame_smaller_than_the_crop_is_widened_not_enlarged(ramps):
-    crops = TrainingData(replace(ramps, frame_scale=0.1), 0, 0).paired(0, 4, 24).low * 255
-    red, green = crops[:, 0], crops[:, 1]
-    for axis in (1, 2):
-        steps = {
-            round(float(step)) for colour in (red, green) for step in colour.diff(dim=axis).abs().unique()
-        }
-        assert steps <= {0, 3, 4}
+    data = TrainingData(replace(ramps, frame_scale=0.1), 0, 0)
+    crops = torch.cat([data.paired(step, 1, 24).low for step in range(8)]) * 255
+    for colour in crops[:, :2].unbind(1):
+        for axis in (1, 2):
+            steps = {round(float(step), 1) for step in colour.diff(dim=axis).abs().unique()}
+            assert steps <= {0, 3, 4}
 
 
 def test_enlarged_photos_stay_in_range_and_thumbnails_are_never_enlarged(tmp_path):
@@ -207,7 +212,7 @@ def test_dark_photos_are_simulated_or_the_reference_itself_by_their_shares(tmp_p
     for side, level in (("low", 7), ("high", 180)):
         write(tmp_path / side / "a.png", np.full((16, 16, 3), level, np.uint8))
     pairs = SourceConfig(str(tmp_path / "low"), str(tmp_path / "high"))
-    data = TrainingData(DataConfig((pairs,), synthetic=0.5, identity=0.2), 0, 0)
+    data = TrainingData(DataConfig((pairs,), synthetic=0.5, identity=0.2, exposure_ev=(-1.0, -1.0)), 0, 0)
     kinds = []
     for step in range(200):
         batch = data.paired(step, 1, 8)
@@ -217,7 +222,7 @@ def test_dark_photos_are_simulated_or_the_reference_itself_by_their_shares(tmp_p
             kinds.append("photo")
         else:
             kinds.append("synthetic")
-            assert batch.low.mean() < 0.6
+            assert batch.low.mean() == pytest.approx(0.51, abs=0.05)  # half of the reference's light
     shares = [kinds.count(kind) / 200 for kind in ("synthetic", "identity", "photo")]
     assert shares == pytest.approx([0.5, 0.2, 0.3], abs=0.08)
 
@@ -266,8 +271,11 @@ def test_both_views_of_an_unpaired_photo_lie_on_the_same_place(config):
         batch = data.unpaired(step, 2, 24)
         assert torch.equal(batch.weak, batch.strong)
         assert torch.equal(batch.weak_thumbnail, batch.strong_thumbnail)
+    for option in ("exposure_ev", "white_balance", "noise", "blur"):
+        alone = replace(config, strong=replace(still, **{option: 1.0}))
+        moved = TrainingData(alone, 0, 16).unpaired(0, 2, 24)
+        assert not torch.equal(moved.weak, moved.strong), option
     moved = TrainingData(config, 0, 16).unpaired(0, 2, 24)
-    assert not torch.equal(moved.weak, moved.strong)
     assert moved.strong.min() >= 0 and moved.strong.max() <= 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semillie_core.network import COMPACT, GUIDED, PAPER, SINGLE_SCALE, SemiLLIE, SemiLLIEConfig
+from semillie_core.network.blocks import DropPath
+from semillie_core.network.thumbnail import brighten
 
 SMALL = SemiLLIEConfig(embed_dim=32, depths=(1, 1), d_state=4, expand=1.0)
 SMALL_COMPACT = dataclasses.replace(SMALL, downscale=4, thumbnail=32, thumbnail_depth=1)
@@ -200,17 +203,6 @@ def test_a_crop_with_its_frame_is_lit_like_the_frame():
     torch.testing.assert_close(crop, whole[:, :, 16:64, 40:104], atol=1e-5, rtol=0)
 
 
-def test_untrained_compact_network_brightens_and_keeps_white():
-    network = SemiLLIE(SMALL_COMPACT).eval()
-    image = torch.full((1, 3, 32, 32), 0.1)
-    image[:, :, :4] = 1.0
-    with torch.no_grad():
-        result = network(image).image
-    assert (result[:, :, 8:] > 0.2).all()
-    assert (result[:, :, :4] > 0.98).all()
-    assert (result <= 1).all()
-
-
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -225,6 +217,7 @@ def test_untrained_compact_network_brightens_and_keeps_white():
         ({"drop_path_rate": 1.0}, "drop_path_rate"),
         ({"downscale": 0}, "downscale"),
         ({"thumbnail": 3}, "thumbnail"),
+        ({"thumbnail": 64, "thumbnail_depth": 0}, "thumbnail_depth"),
         ({"guided": True, "thumbnail": 64}, "guided"),
     ],
 )
@@ -252,6 +245,50 @@ def test_config_survives_plain_values():
     assert SemiLLIEConfig.from_dict(json.loads(json.dumps(COMPACT.to_dict()))) == COMPACT
     with pytest.raises(ValueError, match="embed_dims"):
         SemiLLIEConfig.from_dict({"embed_dims": 64})
+
+
+def test_the_variants_have_their_names():
+    named = {config.variant for config in (PAPER, GUIDED, SINGLE_SCALE, COMPACT)}
+    assert named == {"multi-scale", "guided", "single-scale", "compact"}
+    assert {SemiLLIEConfig(downscale=2).variant, SemiLLIEConfig(thumbnail=64).variant} == {"compact"}
+
+
+def test_the_scan_starts_as_mambas():
+    scan = SemiLLIE(SMALL).layers[0].residual_group.blocks[0].self_attention
+    torch.testing.assert_close(scan.A_logs.exp(), torch.arange(1.0, 5).expand_as(scan.A_logs))
+    assert (scan.Ds == 1).all()
+    steps = torch.nn.functional.softplus(scan.dt_projs_bias.detach())
+    assert 1e-3 * 0.99 < steps.min() < 2e-3 and 0.05 < steps.max() < 0.1 * 1.01
+    # Log-uniform.
+    assert steps.median() == pytest.approx(0.01, rel=0.5)
+
+
+def test_compact_starts_with_the_photo_brightened():
+    image = torch.rand(1, 3, 20, 24)
+    image[:, :, :4] = 1.0
+    with torch.no_grad():
+        prediction = SemiLLIE(SMALL_COMPACT).eval()(image)
+    assert prediction.image.max() <= 1
+    torch.testing.assert_close(prediction.image, 1 - (1 - image) ** math.e, atol=1e-3, rtol=0)
+    assert torch.equal(prediction.image, prediction.illumination)
+
+
+def test_white_does_not_break_the_gradient_of_the_gain():
+    log_gain = torch.ones(1, 3, 2, 2, requires_grad=True)
+    brighten(torch.ones(1, 3, 2, 2), log_gain).sum().backward()
+    assert log_gain.grad.isfinite().all()
+
+
+def test_paths_are_dropped_by_sample_and_ever_oftener_with_depth():
+    network = SemiLLIE(dataclasses.replace(SMALL, depths=(2, 3), drop_path_rate=0.4))
+    paths = [module for module in network.modules() if isinstance(module, DropPath)]
+    assert [path.rate for path in paths] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert SemiLLIEConfig().drop_path_rate == 0.1  # as released
+    dropped = DropPath(0.25).train()(torch.ones(4000, 2, 1, 3))
+    assert torch.equal(dropped, dropped[:, :1, :, :1].expand_as(dropped))
+    kept = dropped[:, 0, 0, 0]
+    torch.testing.assert_close(kept.unique(), torch.tensor([0, 1 / 0.75]))
+    assert kept.mean() == pytest.approx(1, abs=0.05)
 
 
 def test_drop_path_acts_in_training_only():
