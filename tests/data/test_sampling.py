@@ -323,6 +323,8 @@ def test_pairs_of_the_released_geometry_are_turned_one_by_one(tmp_path):
     means = torch.nn.functional.adaptive_avg_pool2d(batch.low[:, 0], 2).flatten(1)
     orientations = {tuple(order) for order in means.argsort(1).tolist()}
     assert len(orientations) == 8
+    # The photo is squashed to 280 / 256 of the crop.
+    torch.testing.assert_close(batch.region[:, 2:], torch.full((80, 2), 24 / 26))
     assert batch.thumbnail.shape == (80, 3, 16, 16)
     seen = torch.nn.functional.adaptive_avg_pool2d(batch.thumbnail[:, 0], 2).flatten(1)
     assert torch.equal(seen.argsort(1), means.argsort(1))
