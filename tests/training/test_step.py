@@ -63,6 +63,14 @@ def pairs_alone(config):
     return replace(config, phases=(Phase(4, 4, 32),), loss=replace(config.loss, perceptual=0.0))
 
 
+def without_encoder(config):
+    return replace(
+        config,
+        loss=replace(config.loss, perceptual=0.0),
+        consistency=replace(config.consistency, contrastive=0.0),
+    )
+
+
 def largest_difference(one, other):
     weights = other.state_dict()
     return max(float((value - weights[name]).abs().max()) for name, value in one.state_dict().items())
@@ -172,14 +180,25 @@ def test_a_compiled_semi_llie_has_its_gradients():
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize("amp", ["off", "fp16"])
 @pytest.mark.parametrize("limit", [0.0, 0.01])
-def test_the_gradient_is_clipped_to_its_limit(plain, limit):
+def test_the_gradient_is_clipped_to_its_limit(plain, limit, amp):
     student, high = torch.nn.Conv2d(3, 3, 3, padding=1), torch.rand(2, 3, 16, 16)
-    config = pairs_alone(plain)
+    config = runtime(pairs_alone(plain), amp=amp)
     config = replace(config, optimizer=replace(config.optimizer, gradient_clip=limit))
     run_steps(config, student, make_teacher(student), [whole_frames(high / 6, high)])
     norm = torch.cat([p.grad.flatten() for p in student.parameters()]).norm().item()
     assert norm == pytest.approx(limit, rel=1e-3) if limit else norm > 0.1
+
+
+def test_the_student_learns_in_training_mode_and_the_teacher_judges_in_evaluation_mode(plain):
+    student, modes = torch.nn.Conv2d(3, 3, 1).eval(), []
+    teacher = make_teacher(student).train()
+    for module in (student, teacher):
+        module.register_forward_pre_hook(lambda module, _: modes.append((module is student, module.training)))
+    photo = torch.rand(1, 3, 16, 16)
+    run_steps(without_encoder(plain), student, teacher, [whole_frames(photo, photo, photo, photo)])
+    assert set(modes) == {(True, True), (False, False)}
 
 
 class Spiteful(torch.autograd.Function):
@@ -225,6 +244,25 @@ def test_a_broken_gradient_is_named_and_leaves_weights_and_checkpoint_alone(conf
     for name, value in trap.state_dict().items():
         assert torch.equal(state["student"][name], value)
         assert torch.isfinite(value).all()
+
+
+def test_overflow_under_a_loss_scaler_leaves_out_the_step(plain):
+    trap = Trap().train()
+    trap.calls = 2
+    before = trap.conv.weight.detach().clone()
+    step = MeanTeacherStep(
+        runtime(pairs_alone(plain), amp="fp16"),
+        trap,
+        make_teacher(trap),
+        None,
+        Process(0, 1, torch.device("cpu")),
+    )
+    photo = torch.rand(1, 3, 16, 16)
+    step(whole_frames(photo, photo), 0)
+    assert torch.equal(trap.conv.weight, before)
+    assert step.scaler.get_scale() == 65536 / 2
+    step(whole_frames(photo / 2, photo), 1)
+    assert not torch.equal(trap.conv.weight, before)
 
 
 @pytest.mark.parametrize("inside", ["low", "night/runs/mine", "validation/high/run"])
