@@ -268,6 +268,7 @@ def test_what_a_layout_calls_train_is_never_tested_on_and_dark_photos_alone_are_
         pair(root / "other", str(20 + seed), 20 + seed)
         save(darker(scene(40 + seed), 0.2), root / "night" / f"{seed}.png")
     entries = prepare([root], val=0.3, test=0.4).entries
+    assert sum(entry.role == "unpaired" for entry in entries) == 12
     assert {entry.role for entry in entries if entry.split != "train"} == {"paired-low", "paired-high"}
     held_out = {split: {name.split("/")[1] for name in names(entries, split)} for split in ("val", "test")}
     assert held_out == {"val": {"train", "other"}, "test": {"other"}}
@@ -301,9 +302,9 @@ def test_dark_photos_that_show_a_held_out_scene_leave(tmp_path):
 
 def test_a_photo_that_is_there_twice_stays_where_it_counts_most(tmp_path):
     root = tmp_path / "mine"
-    tested, paired = pair(root / "test", "a", 1), pair(root / "train", "b", 2)
+    held_out, paired = pair(root / "val", "a", 1), pair(root / "train", "b", 2)
     pair(root / "train", "c", 3)
-    (root / "train" / "low" / "d.png").write_bytes(tested.read_bytes())
+    (root / "train" / "low" / "d.png").write_bytes(held_out.read_bytes())
     save(scene(1), root / "train" / "high" / "d.png")
     (root / "afar").mkdir()
     (root / "afar" / "b.png").write_bytes(paired.read_bytes())
@@ -313,7 +314,7 @@ def test_a_photo_that_is_there_twice_stays_where_it_counts_most(tmp_path):
         "afar/b.png": "same file as another dark photo",
     }
     assert names(result.entries, "train") == ["mine/train/b", "mine/train/c"]
-    assert names(result.entries, "test") == ["mine/test/a"]
+    assert names(result.entries, "val") == ["mine/val/a"]
 
 
 @pytest.mark.parametrize(
