@@ -333,18 +333,17 @@ def test_folders_of_one_name_are_refused(tmp_path):
         prepare([tmp_path / "here" / "set", tmp_path / "there" / "set"])
 
 
-def test_exposures_of_one_reference_are_one_scene_whatever_a_list_says(tmp_path):
-    root = tmp_path / "SICE"
-    for seed in (1, 2):
-        save(scene(seed), root / "Label" / f"{seed}.png")
-        for exposure in (3, 4):
-            save(darker(scene(seed + 50 * exposure), 0.2), root / f"{seed}" / f"{exposure}.png")
-    scenes_file = tmp_path / "scenes.csv"
-    rows = [f"{seed},{exposure}.png,{seed}{exposure}" for seed in (1, 2) for exposure in (3, 4)]
-    scenes_file.write_text("\n".join(["set,file,scene", *rows]), encoding="utf-8")
-    entries = prepare([root], val=0, scenes=scenes_file).entries
-    of_pair = {entry.pair.removeprefix("SICE/"): entry.scene for entry in entries}
-    assert of_pair["1/3"] == of_pair["1/4"] != of_pair["2/3"] == of_pair["2/4"]
+def test_photos_of_one_reference_show_one_scene_whatever_a_list_says(tmp_path):
+    root = tmp_path / "set"
+    for folder, name in (("train", "a"), ("train", "c"), ("test", "b")):
+        pair(root / folder, name, ord(name))
+    (root / "train" / "high" / "a.png").write_bytes((root / "test" / "high" / "b.png").read_bytes())
+    listed = tmp_path / "scenes.csv"
+    listed.write_text("file,scene\na.png,1\nb.png,2\n", encoding="utf-8")
+    result = prepare([root], val=0, scenes=listed)
+    assert [(one.path.name, one.reason) for one in result.dropped] == [
+        ("a.png", "shows a scene of the test split")
+    ]
 
 
 def test_a_scene_list_is_the_truth_for_what_it_lists(tmp_path):
