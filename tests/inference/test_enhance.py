@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from semillie_core.colour import luma
 from semillie_core.inference import NETWORK_ALONE, EnhanceControls, enhance, is_out_of_memory
-from semillie_core.inference.clip_light import average_in_shots, find_shots
+from semillie_core.inference.clip_light import average_in_shots, find_shots, measure_light, steady_light
 from semillie_core.inference.controls import (
     GAMUT_SHOULDER,
     HIGHLIGHT_CEILING,
@@ -84,6 +84,8 @@ def test_a_learning_network_enhances_without_random_depth_and_goes_on_learning()
     results = [enhance(learning.train(), photo).image for _ in range(3)]
     assert all(torch.equal(result, results[0]) for result in results)
     assert learning.training
+    enhance(learning.eval(), photo)
+    assert not learning.training
 
 
 def test_flat_dark_frames_come_out_flat_up_to_their_borders():
