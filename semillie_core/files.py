@@ -31,9 +31,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if (
-            os.name != "nt"
-        ):  # There the one permission is not to be written to, which a new file must not have.
+        # On Windows the one permission is not to be written to, which a new file must not have.
+        if os.name != "nt":
             with contextlib.suppress(OSError):
                 shutil.copymode(target, temporary)
         temporary.replace(target)
