@@ -33,8 +33,9 @@ class Patcher:
 
 @pytest.fixture
 def comfyui(monkeypatch) -> SimpleNamespace:
-    """ComfyUI's state: free bytes, bytes that models with dynamic VRAM give up on demand, ``--novram``."""
-    state = SimpleNamespace(free=64 * GIB, evictable=0, novram=False)
+    """ComfyUI's state: bytes that are free, that models with dynamic VRAM give up on demand and that are kept for other
+    programs (``--reserve-vram``), and ``--novram``."""
+    state = SimpleNamespace(free=64 * GIB, evictable=0, reserved=0, novram=False)
 
     def load_models_gpu(models, memory_required=0, minimum_memory_required=None, force_full_load=False):
         for patcher in models:
@@ -56,6 +57,8 @@ def comfyui(monkeypatch) -> SimpleNamespace:
         load_models_gpu=load_models_gpu,
         get_total_memory=lambda device: 64 * GIB,
         get_free_memory=lambda device: state.free,
+        extra_reserved_memory=lambda: state.reserved,
+        is_device_cpu=lambda device: device.type == "cpu",
         throw_exception_if_processing_interrupted=lambda: None,
     )
     module("comfy", model_management=management)
@@ -123,10 +126,14 @@ def test_a_network_is_on_the_gpu_as_a_whole(node, monkeypatch, comfyui, name, ho
     assert run(node, monkeypatch, name, comfyui)["devices"] == {GPU}
 
 
-def test_memory_that_other_models_give_up_on_demand_counts(node, monkeypatch, comfyui):
+def test_memory_that_other_models_give_up_on_demand_counts_and_reserved_memory_does_not(
+    node, monkeypatch, comfyui
+):
     comfyui.free, comfyui.evictable = GIB // 4, 16 * GIB
     assert run(node, monkeypatch, "enhance", comfyui, size=1024)["tile"] is None
-    comfyui.evictable = 0
+    comfyui.reserved = 16 * GIB
+    assert run(node, monkeypatch, "enhance", comfyui, size=1024)["tile"] is not None
+    comfyui.evictable = comfyui.reserved = 0
     assert run(node, monkeypatch, "enhance", comfyui, size=1024)["tile"] is not None
 
 
