@@ -10,6 +10,9 @@ pairs and, as another domain, on SICE, of which no photo is in training.
     python -m benchmarks.semi_supervised run --shared ../shared [--fractions 0.25 0.5 0.125] [--seeds 0 1 2]
     python -m benchmarks.semi_supervised table
 
+``run --backbone nafnet`` trains a small NAFNet (arXiv 2204.04676) of the package spandrel in place of the compact network,
+which sees its crops only, not the frame around them.
+
 ``run`` appends every finished run to ``benchmarks/results/semi_supervised.jsonl`` and skips what is there, so it can be
 stopped and continued; an unfinished run resumes from its checkpoint. Results marked ``"older": true``, of code that
 gave other ones, do not count as there. ``table`` prints means and spreads over seeds, and the gain over supervised
@@ -29,12 +32,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from semillie_core.data import DataConfig, SourceConfig, UnpairedConfig, find_pairs
 from semillie_core.data.pairs import read_levels, to_float
 from semillie_core.files import atomic_write
 from semillie_core.metrics import LPIPSAlex
-from semillie_core.network import COMPACT, SemiLLIE
+from semillie_core.network import COMPACT
 from semillie_core.training import (
     ConsistencyConfig,
     LossConfig,
@@ -45,7 +49,7 @@ from semillie_core.training import (
     TrainConfig,
     train,
 )
-from semillie_core.training.students import enhance_photo
+from semillie_core.training.students import build_student, enhance_photo
 from semillie_core.training.validation import score_pairs
 from semillie_core.weights import load_model
 
@@ -85,20 +89,40 @@ ARMS = {
     "supervised longer": Arm(longer=True),
     "consistency longer": Arm(2, longer=True),
 }
+BACKBONES = ("semillie-compact", "nafnet")
 STEPS, MORE_STEPS = 1000, 3000
 DOMAINS = ("lol_val", "sice")
 
 
-def folder(arm: str, fraction: float, seed: int, runs: Path) -> Path:
+def folder(arm: str, fraction: float, seed: int, runs: Path, backbone: str = BACKBONES[0]) -> Path:
     """Where the run of one cell of the table is kept."""
-    return runs / f"{arm.replace(' ', '-')}-{fraction:g}-{seed}"
+    prefix = "" if backbone == BACKBONES[0] else f"{backbone}-"
+    return runs / f"{prefix}{arm.replace(' ', '-')}-{fraction:g}-{seed}"
 
 
-def config(name: str, fraction: float, seed: int, shared: Path, runs: Path, threads: int) -> TrainConfig:
+def untrained(backbone: str, seed: int, runs: Path) -> str:
+    """The checkpoint that spandrel makes the backbone from, with random weights; none for our own network."""
+    if backbone == BACKBONES[0]:
+        return ""
+    from spandrel.architectures.NAFNet import NAFNet
+
+    torch.manual_seed(seed)
+    network = NAFNet(width=16, enc_blk_nums=[1, 1, 2], middle_blk_num=2, dec_blk_nums=[1, 1, 1])
+    runs.mkdir(parents=True, exist_ok=True)
+    path = runs / f"{backbone}-{seed}.pth"
+    with atomic_write(path) as file:
+        torch.save(network.state_dict(), file)
+    return str(path)
+
+
+def config(
+    name: str, fraction: float, seed: int, shared: Path, runs: Path, threads: int, backbone: str = BACKBONES[0]
+) -> TrainConfig:
     """The run of one cell of the table."""
     arm, data = ARMS[name], shared / "data"
     first = TrainConfig(
-        run_dir=str(folder(name, fraction, seed, runs)),
+        run_dir=str(folder(name, fraction, seed, runs, backbone)),
+        spandrel=untrained(backbone, seed, runs),
         data=DataConfig(
             sources=(SourceConfig(str(data / "lol_train" / "low"), str(data / "lol_train" / "high")),),
             unpaired=(UnpairedConfig(str(data / "dark_photos"), 0.5),),
@@ -142,13 +166,14 @@ def config(name: str, fraction: float, seed: int, shared: Path, runs: Path, thre
 
 def run(options: argparse.Namespace) -> None:
     """Train and score every cell that has no result yet, seeds outermost."""
-    done = {(r["arm"], r["fraction"], r["seed"]) for r in read(RESULTS) if not r.get("older")}
+    backbone = options.backbone
+    done = {(r["arm"], r["fraction"], r["seed"]) for r in of_backbone(backbone) if not r.get("older")}
     for seed in options.seeds:
         for fraction in options.fractions:
             for arm in options.arms:
                 if (arm, fraction, seed) in done:
                     continue
-                cell = config(arm, fraction, seed, options.shared, options.runs, options.threads)
+                cell = config(arm, fraction, seed, options.shared, options.runs, options.threads, backbone)
                 if ARMS[arm].longer:
                     # Its start may have a result, kept with the code, and no run folder here.
                     start = config(
@@ -159,9 +184,10 @@ def run(options: argparse.Namespace) -> None:
                 result = train(cell)
                 if not result.finished:
                     return
-                network = load_model(result.last).network
+                network = trained(cell, result.last)
                 scores = {domain: score(network, options.shared / "data" / domain) for domain in DOMAINS}
                 record = {
+                    **({} if backbone == BACKBONES[0] else {"backbone": backbone}),
                     "arm": arm,
                     "fraction": fraction,
                     "seed": seed,
@@ -173,7 +199,14 @@ def run(options: argparse.Namespace) -> None:
                 append(RESULTS, record)
 
 
-def score(network: SemiLLIE, folder: Path) -> dict[str, float]:
+def trained(cell: TrainConfig, path: str) -> nn.Module:
+    """The network that a run ended with."""
+    if not cell.spandrel:
+        return load_model(path).network
+    return build_student(dataclasses.replace(cell, spandrel=path)).eval()
+
+
+def score(network: nn.Module, folder: Path) -> dict[str, float]:
     """Means over the pairs of a folder, of the network alone."""
     pairs = find_pairs(folder / "low", folder / "high")
     rows = score_pairs(network, pairs)
@@ -211,9 +244,14 @@ def append(results: Path, record: dict) -> None:
         file.write("".join(json.dumps(r) + "\n" for r in [*read(results), record]).encode())
 
 
-def table() -> str:
+def of_backbone(backbone: str) -> list[dict]:
+    """The results of one backbone so far."""
+    return [r for r in read(RESULTS) if r.get("backbone", BACKBONES[0]) == backbone]
+
+
+def table(backbone: str) -> str:
     """Means over seeds (standard deviation), and the gain over supervised training of the same seed and length."""
-    records = read(RESULTS)
+    records = of_backbone(backbone)
     lines = [
         "| scenes used | training | seeds | "
         + " | ".join(f"{d} PSNR | gain, dB | (GT-mean gain) | {d} SSIM | (change of LPIPS)" for d in DOMAINS)
@@ -277,12 +315,14 @@ def main() -> None:
     runner.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     runner.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=list(ARMS))
     runner.add_argument("--threads", type=int, default=1)
-    commands.add_parser("table", help="print the table")
+    shown = commands.add_parser("table", help="print the table")
+    for command in (runner, shown):
+        command.add_argument("--backbone", choices=BACKBONES, default=BACKBONES[0])
     options = parser.parse_args()
     if options.command == "run":
         run(options)
     else:
-        print(table())
+        print(table(options.backbone))
 
 
 if __name__ == "__main__":

@@ -26,20 +26,22 @@ class DepthwiseConv(nn.Conv2d):
         super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.bias is not None and self._has_a_slow_gradient(x):
-            y: Tensor = _DepthwiseInStrips.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
-            return y
-        return super().forward(x)
+        if self.bias is None or not self._has_a_slow_gradient(x):
+            return super().forward(x)
+        # Autocast must not turn it to half precision either, whose gradients are slower still.
+        with torch.autocast("cpu", enabled=False):
+            y: Tensor = _DepthwiseInStrips.apply(x.float(), self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return y.to(x.dtype)
 
     def _has_a_slow_gradient(self, x: Tensor) -> bool:
         return (
             not torch.compiler.is_compiling()
             and x.device.type == "cpu"
-            and x.dtype == self.weight.dtype == torch.float32
+            and self.weight.dtype == torch.float32
+            and (x.dtype == torch.float32 or torch.is_autocast_enabled("cpu"))
             and FAST_WIDTH < self.kernel_size[1] <= x.shape[3]
             and self.weight.requires_grad
             and torch.is_grad_enabled()
-            and not torch.is_autocast_enabled("cpu")
             and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         )
 

@@ -130,11 +130,19 @@ def test_depthwise_conv_is_the_convolution(memory_format, width, frozen):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-5)
 
 
-def test_depthwise_conv_trains_under_autocast():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_depthwise_conv_keeps_its_fast_gradient_and_full_precision_under_autocast(dtype):
     conv = DepthwiseConv(8, 5)
+    x = torch.randn(2, 8, 6, 7).to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        conv(torch.randn(2, 8, 6, 7)).float().square().sum().backward()
-    assert conv.weight.grad.dtype == torch.float32
+        y = conv(x)
+    assert y.dtype == dtype
+    y.float().sum().backward()
+    plain = conv2d(x.float(), conv.weight, conv.bias, padding=2, groups=8)
+    torch.testing.assert_close(y, plain.to(dtype))
+    (expected,) = torch.autograd.grad(plain.sum(), conv.weight)
+    # Products in bfloat16 would err by a hundredth.
+    torch.testing.assert_close(conv.weight.grad, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_depthwise_conv_compiles_whole():
