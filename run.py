@@ -3,6 +3,7 @@
     python3 run.py                    enhance the sample photos into results/
     python3 run.py demo PHOTO...      the same, and your own photos with them
     python3 run.py enhance PHOTO...   the command line (see: python3 run.py enhance --help)
+    python3 run.py video VIDEO...     the same for videos
     python3 run.py test               run the tests, one process per core (arguments go to pytest)
 
 The first call installs into .venv beside this file; later calls need no network.

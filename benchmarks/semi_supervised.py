@@ -10,8 +10,8 @@ pairs and, as another domain, on SICE, of which no photo is in training.
     python -m benchmarks.semi_supervised run --shared ../shared [--fractions 0.25 0.5 0.125] [--seeds 0 1 2]
     python -m benchmarks.semi_supervised table
 
-``run --backbone nafnet`` trains a small NAFNet (arXiv 2204.04676) of the package spandrel in place of the compact network,
-which sees its crops only, not the frame around them.
+``run --backbone nafnet`` trains a small NAFNet (arXiv 2204.04676) of the package spandrel in place of the compact
+network; it sees its crops only, not the frames around them.
 
 ``run`` appends every finished run to ``benchmarks/results/semi_supervised.jsonl`` and skips what is there, so it can be
 stopped and continued; an unfinished run resumes from its checkpoint. Results marked ``"older": true``, of code that
@@ -116,7 +116,13 @@ def untrained(backbone: str, seed: int, runs: Path) -> str:
 
 
 def config(
-    name: str, fraction: float, seed: int, shared: Path, runs: Path, threads: int, backbone: str = BACKBONES[0]
+    name: str,
+    fraction: float,
+    seed: int,
+    shared: Path,
+    runs: Path,
+    threads: int,
+    backbone: str = BACKBONES[0],
 ) -> TrainConfig:
     """The run of one cell of the table."""
     arm, data = ARMS[name], shared / "data"

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import __version__
-from . import demo, doctor, enhance, models, tag
+from . import demo, doctor, enhance, models, tag, video
 from ._errors import UsageError
 
-COMMANDS = (enhance, demo, tag, models, doctor)
+COMMANDS = (enhance, video, demo, tag, models, doctor)
 """Modules of the subcommands, in the order of ``semillie --help``."""
 
 

@@ -84,6 +84,19 @@ class Clips:
         return self._current[1].enhance(index, tile=tile, progress=progress).image[0]
 
 
+def check_judges_frames(enhancer: Enhancer) -> None:
+    """Make sure that the light of frames can be steadied.
+
+    Raises:
+        UsageError: The network does not judge a frame as a whole.
+    """
+    if not enhancer.model.config.thumbnail:
+        raise UsageError(
+            "--steady-frames needs a network that judges a photo's light from its thumbnail, as semillie-compact "
+            f"does; {enhancer.model.name} has none. Leave the option out or choose another --model."
+        )
+
+
 def natural(path: Path) -> tuple[str, list[int | str]]:
     """Sorts frame2 before frame10, folder by folder."""
     parts = re.split(r"([0-9]+)", path.name.casefold())
@@ -98,11 +111,7 @@ def _measure(enhancer: Enhancer, photos: Sequence[Path]) -> list[tuple[Path, tup
     from ..image_io import read_photo
     from ..inference.clip_light import measure_light
 
-    if not enhancer.model.config.thumbnail:
-        raise UsageError(
-            "--steady-frames needs a network that judges a photo's light from its thumbnail, as semillie-compact "
-            f"does; {enhancer.model.name} has none. Leave the option out or choose another --model."
-        )
+    check_judges_frames(enhancer)
     measured = []
     for path in tqdm(photos, "Light of the frames", disable=None, leave=False):
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._errors import UsageError
+from ._files import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +47,70 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="work on square parts of PX pixels to save memory. auto: only if the whole photo would not fit. "
         "off: never (default: auto)",
     )
+
+
+def add_look_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the arguments that :func:`chosen_controls` reads; returns their group."""
+    look = parser.add_argument_group("look")
+    look.add_argument(
+        "--strength",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="from the photo (0) to the full effect (1, the default)",
+    )
+    look.add_argument(
+        "--brightness",
+        type=float,
+        default=0.0,
+        metavar="EV",
+        help="exposure of the result in stops, -4 to 4 (default: 0)",
+    )
+    look.add_argument(
+        "--saturation", type=float, default=1.0, metavar="X", help="colourfulness, 0 (grey) to 4 (default: 1)"
+    )
+    look.add_argument(
+        "--protect-highlights",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="how far areas with light are kept from becoming white, and strong colours from losing their texture, "
+        "0 to 1 (default: 1)",
+    )
+    look.add_argument(
+        "--noise-reduction",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="how much of what may be noise is smoothed, the more the further it was brightened, 0 to 4 (default: 1)",
+    )
+    look.add_argument(
+        "--also-well-lit",
+        action="store_true",
+        help="enhance photos that are lit well already, too (default: they stay nearly as they are)",
+    )
+    return look
+
+
+def chosen_controls(args: argparse.Namespace) -> EnhanceControls:
+    """The controls that the arguments ask for.
+
+    Raises:
+        UsageError: One is out of range.
+    """
+    from ..inference import EnhanceControls
+
+    try:
+        return EnhanceControls(
+            args.strength,
+            args.brightness,
+            args.saturation,
+            args.protect_highlights,
+            noise_reduction=args.noise_reduction,
+            keep_well_lit=not args.also_well_lit,
+        )
+    except ValueError as error:
+        raise UsageError(f"--{str(error).replace('_', '-')}") from error
 
 
 def add_device_argument(group: argparse._ActionsContainer) -> None:
@@ -106,38 +171,46 @@ class Enhancer:
         )
 
 
-def make_enhancer(args: argparse.Namespace, controls: EnhanceControls | None = None) -> Enhancer:
+def make_enhancer(
+    args: argparse.Namespace, load_reader: Callable[[], object], controls: EnhanceControls | None = None
+) -> Enhancer:
     """Load the model that the arguments ask for.
 
+    Args:
+        args: The arguments.
+        load_reader: Loads what the files are read with, or says what is missing.
+        controls: Adjustments.
+
     Raises:
-        UsageError: pyvips is missing, there is no such model or device, or the model does not support the dtype.
+        UsageError: The reader is missing, there is no such model or device, or the model does not support the dtype.
     """
     import torch
 
     from ..devices import pick_device
-    from ..image_io import PhotoError, load_vips
     from ..inference import EnhanceControls
     from ..weights import CheckpointError, bundled_models, load_model
 
     try:
-        load_vips()
+        load_reader()
         name = args.model or next(iter(bundled_models()), None)
         if name is None:
             raise UsageError("No model ships with this copy of Semi-LLIE: name a checkpoint with --model.")
         dtype = torch.float32 if args.dtype == AUTO else getattr(torch, args.dtype)
         model = load_model(name).to(pick_device(args.device), dtype)
-    except (PhotoError, CheckpointError, ValueError) as error:
+    except (CheckpointError, ValueError) as error:  # Also those of the reader.
         raise UsageError(str(error)) from error
     return Enhancer(model, controls or EnhanceControls(), args.tile)
 
 
 def explain(photo: Path, error: Exception, more_memory: str = "Try --tile 256.") -> str:
-    """Say why the work on a photo failed, and what helps if memory ran out; of a defect, say where it is."""
+    """Say why the work on a photo or video failed, and what helps if memory ran out; of a defect, say where it is."""
     from ..image_io import PhotoError
     from ..inference import is_out_of_memory
+    from ..video_io import VideoError
 
-    if isinstance(error, PhotoError):
-        return str(error)
+    if isinstance(error, (PhotoError, VideoError)):
+        is_video = isinstance(error, PhotoError) and photo.suffix.lower() in VIDEO_SUFFIXES
+        return f"{error} Brighten a video with `semillie video`." if is_video else str(error)
     if is_out_of_memory(error):
         return f"{photo} needs more memory than there is. {more_memory}"
     if isinstance(error, OSError):

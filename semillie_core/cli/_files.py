@@ -23,10 +23,14 @@ SUFFIX_OF_FORMAT = {
 }
 """Values of ``--format``, the names of formats among them, and the ending each gives a file."""
 
-_NOT_WRITTEN = frozenset(
-    {".bmp", ".gif", ".jp2", ".jxl", ".exr", ".ppm", ".psd", ".tga", ".dng", ".mp4", ".mov", ".mkv", ".webm"}
+VIDEO_SUFFIXES = frozenset(
+    f".{kind}"
+    for kind in "mp4 m4v mov mkv avi webm wmv flv mts m2ts ts mpg mpeg 3gp ogv vob".split()  # noqa: SIM905
 )
-"""Endings by which an output is meant for a file, of pictures and clips that are neither read nor written."""
+"""Endings of videos."""
+
+_NOT_WRITTEN = VIDEO_SUFFIXES | {".bmp", ".gif", ".jp2", ".jxl", ".exr", ".ppm", ".psd", ".tga", ".dng"}
+"""Endings by which an output is meant for a file, of pictures and videos that are not written as photos."""
 
 _MARK, _COMPARISON = "_enhanced", "_compare"
 _RESULT = re.compile(rf"(.*){_MARK}(-[0-9]+)?({_COMPARISON})?", re.DOTALL)
@@ -146,7 +150,7 @@ def plan_jobs(
             beside it, such as a whole drive.
     """
     # os.path: where a folder above must not be looked into, writing fails later and says so.
-    if output is not None and _is_file_name(output) and not os.path.isdir(output):  # noqa: PTH112
+    if output is not None and is_file_name(output) and not os.path.isdir(output):  # noqa: PTH112
         return _single_job(photos, output, file_format, compare)
     if output is not None and _is_file(output):
         raise UsageError(f"--output {output} is a file, and not of a photo: name a folder, or a new file.")
@@ -217,7 +221,8 @@ def _single_job(photos: Sequence[Found], output: Path, file_format: str | None, 
     return jobs
 
 
-def _is_file_name(output: Path) -> bool:
+def is_file_name(output: Path) -> bool:
+    """Whether an output ends like a picture or a video, and so is meant for a file."""
     return _is_photo(output) or (output.suffix.lower() in _NOT_WRITTEN and not output.name.startswith("."))
 
 

@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Make the pictures."""
-    from ..image_io import check_target, compared_width, read_photo, side_by_side, write_photo
+    from ..image_io import check_target, compared_width, load_vips, read_photo, side_by_side, write_photo
 
     # The clip for video workflows is no photo.
     samples = [str(path) for path in sorted(SAMPLES.glob("*")) if path.suffix in (".jpg", ".png")]
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             "The sample photos are in the repository, not in the installed package: name a photo."
         )
     photos, failures = find_photos([*samples, *args.photos])
-    enhancer = make_enhancer(args)
+    enhancer = make_enhancer(args, load_vips)
     print(f"Enhancing {len(photos)} photos with {enhancer.describe()}")
     taken = {file_key(photo.path) for photo in photos}
     for photo in photos:

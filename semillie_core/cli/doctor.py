@@ -6,7 +6,7 @@ import argparse
 import importlib.metadata
 import platform
 
-_PACKAGES = ("torch", "numpy", "pillow", "safetensors", "huggingface_hub", "pyvips", "tqdm")
+_PACKAGES = ("torch", "numpy", "pillow", "safetensors", "huggingface_hub", "pyvips", "av", "tqdm")
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _packages() -> list[str]:
     from ..image_io import PhotoError, load_vips
+    from ..video_io import VideoError, load_av
 
     print("Packages:")
     for name in _PACKAGES:
@@ -44,12 +45,17 @@ def _packages() -> list[str]:
             print(f"  {name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             print(f"  {name}: not installed")
+    problems = []
     try:
         vips = load_vips()
+        print(f"  libvips {'.'.join(str(vips.version(part)) for part in range(3))}")
     except PhotoError as error:
-        return [str(error)]
-    print(f"  libvips {'.'.join(str(vips.version(part)) for part in range(3))}")
-    return []
+        problems.append(str(error))
+    try:
+        print(f"  FFmpeg {load_av().ffmpeg_version_info}")
+    except VideoError as error:
+        problems.append(str(error))
+    return problems
 
 
 def _devices() -> None:

@@ -11,7 +11,14 @@ from functools import partial
 from pathlib import Path
 
 from ._clip import Clips, natural
-from ._enhancer import Enhancer, add_model_arguments, explain, make_enhancer
+from ._enhancer import (
+    Enhancer,
+    add_look_arguments,
+    add_model_arguments,
+    chosen_controls,
+    explain,
+    make_enhancer,
+)
 from ._errors import UsageError
 from ._files import SUFFIX_OF_FORMAT, Job, find_photos, plan_jobs
 
@@ -56,44 +63,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="Q",
         help="of JPEG and WebP, 1 to 100; a WebP of quality 100 is lossless (default: 95)",
     )
-    look = parser.add_argument_group("look")
-    look.add_argument(
-        "--strength",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="from the photo (0) to the full effect (1, the default)",
-    )
-    look.add_argument(
-        "--brightness",
-        type=float,
-        default=0.0,
-        metavar="EV",
-        help="exposure of the result in stops, -4 to 4 (default: 0)",
-    )
-    look.add_argument(
-        "--saturation", type=float, default=1.0, metavar="X", help="colourfulness, 0 (grey) to 4 (default: 1)"
-    )
-    look.add_argument(
-        "--protect-highlights",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="how far areas with light are kept from becoming white, and strong colours from losing their texture, "
-        "0 to 1 (default: 1)",
-    )
-    look.add_argument(
-        "--noise-reduction",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="how much of what may be noise is smoothed, the more the further it was brightened, 0 to 4 (default: 1)",
-    )
-    look.add_argument(
-        "--also-well-lit",
-        action="store_true",
-        help="enhance photos that are lit well already, too (default: they stay nearly as they are)",
-    )
+    look = add_look_arguments(parser)
     look.add_argument(
         "--steady-frames",
         type=int,
@@ -109,23 +79,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Enhance the photos."""
-    from ..inference import EnhanceControls
+    from ..image_io import load_vips
 
     if not 1 <= args.quality <= 100:
         raise UsageError(f"--quality must be between 1 and 100, got {args.quality}.")
     if args.steady_frames < 1:
         raise UsageError(f"--steady-frames must be at least 1, got {args.steady_frames}.")
-    try:
-        controls = EnhanceControls(
-            args.strength,
-            args.brightness,
-            args.saturation,
-            args.protect_highlights,
-            noise_reduction=args.noise_reduction,
-            keep_well_lit=not args.also_well_lit,
-        )
-    except ValueError as error:
-        raise UsageError(f"--{str(error).replace('_', '-')}") from error
+    controls = chosen_controls(args)
     photos, failures = find_photos(args.photos, args.recursive, args.output)
     jobs = plan_jobs(photos, args.output, args.format, args.compare)
     open_jobs: list[Job] = []
@@ -140,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
     done = 0
     if open_jobs:
-        enhancer = make_enhancer(args, controls)
+        enhancer = make_enhancer(args, load_vips, controls)
         clips = None
         if args.steady_frames > 1:
             # Photos that have a result already count, so that a call that goes on gives what one alone would have.

@@ -15,6 +15,7 @@ HEAVY = {
     "scipy",
     "matplotlib",
     "huggingface_hub",
+    "av",
     "pyvips",
     "tqdm",
     "yaml",

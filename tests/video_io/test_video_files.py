@@ -1,0 +1,425 @@
+"""Videos read and written: every picture in its place, upright, in its colours; the sound as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import itertools
+import struct
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("av", reason="videos need PyAV, of the extra cli")
+
+import av
+
+from semillie_core.video_io import Picture, Video, VideoError, fitting_suffix, write_video, writing
+
+CORNERS = ((200, 30, 40), (20, 180, 60), (30, 40, 220), (128, 128, 128))
+"""Top left, top right, bottom left, bottom right."""
+LIMITED, FULL = 1, 2
+
+
+def corners(height=48, width=64, brightness=1.0):
+    """A picture whose quarters can be told apart."""
+    image = np.zeros((height, width, 3))
+    for (row, column), colour in zip(itertools.product((0, 1), repeat=2), CORNERS, strict=True):
+        rows = slice(row * (height // 2), None if row else height // 2)
+        columns = slice(column * (width // 2), None if column else width // 2)
+        image[rows, columns] = colour
+    return image * brightness
+
+
+def make(
+    path,
+    images=None,
+    *,
+    times=None,
+    time_base=Fraction(1, 25),
+    pixels="yuv420p",
+    matrix=1,
+    span=LIMITED,
+    transfer=1,
+    named=True,
+    codec="libx264",
+    aspect=None,
+    sound=None,
+    metadata=None,
+):
+    """Encode images of (H, W, 3) in 0 to 255 nearly without loss, and a tone."""
+    images = [corners(brightness=1 - 0.1 * i) for i in range(4)] if images is None else images
+    with av.open(str(path), "w") as container:
+        options = {"crf": "1"} if codec == "libx264" else {}
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.height, stream.width = images[0].shape[:2]
+        stream.pix_fmt, stream.time_base = pixels, time_base
+        context = stream.codec_context
+        context.time_base = time_base
+        if aspect:
+            stream.sample_aspect_ratio = aspect
+        if named:
+            context.colorspace, context.color_range = matrix, span
+            context.color_primaries, context.color_trc = 1, transfer
+        tone = container.add_stream(sound, rate=48000) if sound else None
+        container.metadata.update(metadata or {})
+        for index, image in enumerate(images):
+            deep = (image * 257).round().astype(np.uint16)
+            frame = av.VideoFrame.from_ndarray(deep, format="rgb48le").reformat(
+                format=pixels, dst_colorspace=matrix, dst_color_range=span
+            )
+            frame.pts = times[index] if times else index
+            frame.time_base = time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        if tone is not None:
+            for index in range(8):
+                wave = (np.sin(np.arange(1024) / 20)[None] * 8000).astype(np.int16)
+                samples = av.AudioFrame.from_ndarray(wave, format="s16", layout="mono")
+                samples.sample_rate, samples.pts = 48000, index * 1024
+                container.mux(tone.encode(samples))
+            container.mux(tone.encode(None))
+    return Path(path)
+
+
+def turned(path, matrix):
+    """Write the display matrix of a phone held another way into an MP4."""
+    data = bytearray(path.read_bytes())
+    start = data.find(b"tkhd")
+    assert data[start + 4] == 0
+    data[start + 44 : start + 80] = struct.pack(">9i", *matrix)
+    path.write_bytes(data)
+    return path
+
+
+def colour_at(pixels, row, column):
+    """Colour of a quarter's middle, 0 to 255."""
+    height, width = pixels.shape[1:]
+    return pixels[:, height * (1 + 2 * row) // 4, width * (1 + 2 * column) // 4] * 255
+
+
+def packets(path, kind):
+    with av.open(str(path)) as container:
+        streams = [stream for stream in container.streams if stream.type == kind]
+        if not streams:
+            return []
+        return [
+            (packet.stream.index, packet.pts * packet.time_base, bytes(packet))
+            for packet in container.demux(streams)
+            if packet.size
+        ]
+
+
+def copied(source, target, **options):
+    """Write a video's own pictures."""
+    video = Video(source)
+    write_video(target, video, video, **options)
+    return Video(target)
+
+
+@pytest.mark.parametrize("span", [LIMITED, FULL])
+@pytest.mark.parametrize("matrix", [1, 5, 9])
+def test_colours_are_those_that_were_encoded(tmp_path, matrix, span):
+    if matrix == 9 and int(av.__version__.split(".")[0]) < 18:
+        pytest.skip("PyAV knows BT.2020's matrix from version 18 on")
+    source = make(tmp_path / "a.mp4", matrix=matrix, span=span, transfer=13)
+    for video in (Video(source), copied(source, tmp_path / "b.mp4", quality=1)):
+        assert (video.matrix, video.primaries, video.transfer) == (matrix, 1, 13)
+        first = next(iter(video)).pixels
+        for (row, column), colour in zip(itertools.product((0, 1), repeat=2), CORNERS, strict=True):
+            expected = torch.tensor(colour, dtype=torch.float32)
+            torch.testing.assert_close(colour_at(first, row, column), expected, atol=3.0, rtol=0)
+
+
+@pytest.mark.parametrize(("height", "matrix"), [(48, 5), (720, 1)])
+def test_a_video_that_names_no_colours_has_those_that_players_take(tmp_path, height, matrix):
+    source = make(tmp_path / "a.mp4", [corners(height)] * 2, matrix=matrix, named=False)
+    video = Video(source)
+    assert (video.matrix, video.primaries, video.transfer) == (matrix, 2, 2)
+    expected = torch.tensor(CORNERS[0], dtype=torch.float32)
+    torch.testing.assert_close(colour_at(next(iter(video)).pixels, 0, 0), expected, atol=2.5, rtol=0)
+    assert copied(source, tmp_path / "b.mp4").matrix == matrix
+
+
+def test_shadows_keep_what_lies_between_codes(tmp_path):
+    """A step of luma is 1.16 steps of RGB: rounded to those, half of them would be off by a quarter and more."""
+    levels = torch.arange(1, 9) * 255 / 219
+    video = Video(make(tmp_path / "a.mkv", [np.full((48, 64, 3), float(v)) for v in levels], codec="ffv1"))
+    luma = torch.tensor([0.2126, 0.7152, 0.0722])
+    found = torch.stack([picture.pixels.mean((1, 2)) @ luma for picture in video]) * 255
+    torch.testing.assert_close(found, levels, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "bits", "written"),
+    [("yuv420p", 8, "yuv420p"), ("yuv420p10le", 10, "yuv420p10le"), ("yuv444p", 8, "yuv444p")],
+)
+def test_depth_and_resolution_of_colours_stay(tmp_path, pixels, bits, written):
+    source = make(tmp_path / "a.mp4", pixels=pixels)
+    video = copied(source, tmp_path / "b.mp4")
+    assert (Video(source).bits, video.bits) == (bits, bits)
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        assert container.streams.video[0].codec_context.pix_fmt == written
+
+
+def test_an_odd_number_of_rows_or_columns_is_kept(tmp_path):
+    source = make(tmp_path / "a.mkv", [corners(47, 63)] * 2, codec="ffv1", pixels="yuv420p")
+    video = copied(source, tmp_path / "b.mp4")
+    assert (video.height, video.width) == (47, 63)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_every_picture_is_shown_when_it_was(tmp_path, suffix):
+    times = [0, 40, 45, 300]
+    source = make(tmp_path / f"a{suffix}", times=times, time_base=Fraction(1, 1000))
+    video, copy = Video(source), copied(source, tmp_path / f"b{suffix}")
+    seconds = [[picture.time * v.time_base for picture in v] for v in (video, copy)]
+    assert seconds[0] == [Fraction(time, 1000) for time in times]
+    assert seconds[1] == seconds[0]
+    assert video.count == copy.count == 4
+    for ours, theirs in zip(copy, video, strict=True):
+        assert (ours.pixels - theirs.pixels).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turns"),
+    [
+        ((0, 65536, 0, -65536, 0, 0, 48 << 16, 0, 1 << 30), -1),
+        ((0, -65536, 0, 65536, 0, 0, 0, 64 << 16, 1 << 30), 1),
+        ((-65536, 0, 0, 0, -65536, 0, 64 << 16, 48 << 16, 1 << 30), 2),
+    ],
+    ids=["clockwise", "against the clock", "upside down"],
+)
+def test_pictures_of_a_phone_held_another_way_are_upright(tmp_path, matrix, turns):
+    plain = make(tmp_path / "a.mp4", aspect=Fraction(4, 3))
+    upright = torch.rot90(next(iter(Video(plain))).pixels, turns, (1, 2))
+    source = turned(plain, matrix)
+    for video in (Video(source), copied(source, tmp_path / "b.mp4")):
+        assert (video.height, video.width) == upright.shape[1:]
+        assert video.pixel_aspect == (Fraction(4, 3) if turns == 2 else Fraction(3, 4))
+        pixels = next(iter(video)).pixels
+        for row, column in itertools.product((0, 1), repeat=2):
+            torch.testing.assert_close(
+                colour_at(pixels, row, column), colour_at(upright, row, column), atol=4.0, rtol=0
+            )
+    assert Video(tmp_path / "b.mp4").rotation == 0
+
+
+@pytest.mark.parametrize(("suffix", "sound"), [(".mp4", "aac"), (".mkv", "flac"), (".mov", "pcm_s16le")])
+def test_sound_and_metadata_are_kept(tmp_path, suffix, sound):
+    source = make(tmp_path / f"a{suffix}", sound=sound, metadata={"title": "Night walk"})
+    target = tmp_path / f"b{suffix}"
+    copied(source, target)
+    assert packets(source, "audio")
+    assert packets(target, "audio") == packets(source, "audio")
+    with av.open(str(target)) as container:
+        assert {k.lower(): v for k, v in container.metadata.items()}["title"] == "Night walk"
+
+
+def test_sound_that_goes_on_after_the_pictures_and_begins_before_them_is_kept(tmp_path):
+    source = make(tmp_path / "a.mkv", [corners()], times=[90], time_base=Fraction(1, 1000), sound="flac")
+    copied(source, tmp_path / "b.mkv")
+    assert packets(tmp_path / "b.mkv", "audio") == packets(source, "audio")
+
+
+def test_subtitles_stay_in_a_file_of_the_same_kind(tmp_path):
+    text = tmp_path / "a.srt"
+    text.write_text("1\n00:00:00,000 --> 00:00:00,100\nHush\n\n2\n00:00:00,100 --> 00:00:00,140\nOwl\n")
+    plain, source = make(tmp_path / "plain.mkv"), tmp_path / "a.mkv"
+    with (
+        av.open(str(plain)) as pictures,
+        av.open(str(text)) as words,
+        av.open(str(source), "w") as output,
+    ):
+        tracks = [container.streams[0] for container in (pictures, words)]
+        into = [output.add_stream_from_template(track) for track in tracks]
+        for container, track, target in zip((pictures, words), tracks, into, strict=True):
+            for packet in container.demux(track):
+                if packet.size:
+                    packet.stream = target
+                    output.mux(packet)
+    copied(source, tmp_path / "b.mkv")
+    assert len(packets(source, "subtitle")) == 2
+    assert packets(tmp_path / "b.mkv", "subtitle") == packets(source, "subtitle")
+    copied(source, tmp_path / "b.mp4")
+    assert packets(tmp_path / "b.mp4", "subtitle") == []
+
+
+def test_what_describes_the_kind_of_file_stays_with_it(tmp_path):
+    copied(make(tmp_path / "a.mp4"), tmp_path / "b.mkv")
+    with av.open(str(tmp_path / "b.mkv")) as container:
+        assert not {"major_brand", "compatible_brands"} & {name.lower() for name in container.metadata}
+
+
+def test_sound_that_a_kind_of_file_does_not_take_is_named_and_leaves_none(tmp_path):
+    source = make(tmp_path / "a.mkv", sound="pcm_u8")
+    video = Video(source)
+    with pytest.raises(VideoError, match=r"\(pcm_u8\) cannot be kept .* end in \.mkv"):
+        write_video(tmp_path / "b.mp4", video, video)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize(
+    ("name", "sound", "suffix"),
+    [
+        ("a.MOV", "aac", ".mov"),
+        ("a.mkv", "pcm_u8", ".mkv"),
+        ("a.avi", "ac3", ".mp4"),
+        ("a.avi", "pcm_u8", ".mkv"),
+    ],
+)
+def test_results_are_of_a_kind_that_takes_the_sound(tmp_path, name, sound, suffix):
+    video = Video(make(tmp_path / name, sound=sound))
+    assert fitting_suffix(video) == suffix
+    target = tmp_path / f"result{suffix}"
+    write_video(target, video, video)
+    assert len(packets(target, "audio")) == len(packets(tmp_path / name, "audio"))
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
+def test_high_dynamic_range_is_refused(tmp_path, transfer, name):
+    source = make(tmp_path / "a.mp4", pixels="yuv420p10le", matrix=9, transfer=transfer)
+    with pytest.raises(VideoError, match=rf"high dynamic range \({name}\).*Convert it to standard range"):
+        Video(source)
+
+
+def test_what_is_no_video_is_refused(tmp_path, repository):
+    (tmp_path / "notes.mp4").write_text("no video")
+    (tmp_path / "empty.mp4").touch()
+    with av.open(str(tmp_path / "song.mkv"), "w") as container:
+        tone = container.add_stream("flac", rate=48000)
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.int16), format="s16", layout="mono")
+        samples.sample_rate = 48000
+        container.mux([*tone.encode(samples), *tone.encode(None)])
+    for path, says in {
+        tmp_path / "missing.mp4": "cannot be read: No such file",
+        tmp_path / "notes.mp4": "no video that can be read, or it is damaged",
+        tmp_path / "empty.mp4": "no video that can be read, or it is damaged",
+        tmp_path / "song.mkv": "no video in it",
+        repository / "samples" / "meadow.jpg": "a picture, not a video",
+        repository / "samples" / "coffee.png": "a picture, not a video",
+    }.items():
+        with pytest.raises(VideoError, match=says):
+            Video(path)
+
+
+def test_damaged_pieces_are_counted_and_left_out(tmp_path):
+    source = make(
+        tmp_path / "a.mkv",
+        [corners(brightness=1 - 0.05 * i) for i in range(6)],
+        codec="mjpeg",
+        pixels="yuvj420p",
+    )
+    data = source.read_bytes()
+    third = packets(source, "video")[2][2]
+    assert data.count(third) == 1
+    source.write_bytes(data.replace(third, bytes(len(third))))
+    video = Video(source)
+    for _ in range(2):
+        times = [picture.time for picture in video]
+        assert (video.count, video.damaged) == (5, 1)
+    assert [time * video.time_base * 25 for time in times] == pytest.approx([0, 1, 3, 4, 5], abs=0.1)
+
+
+def test_a_video_without_a_sound_picture_is_refused(tmp_path):
+    source = make(tmp_path / "a.mkv", codec="mjpeg", pixels="yuvj420p")
+    data = source.read_bytes()
+    for _, _, packet in packets(source, "video"):
+        data = data.replace(packet, bytes(len(packet)))
+    source.write_bytes(data)
+    with pytest.raises(VideoError, match="no picture that can be decoded"):
+        Video(source)
+
+
+def test_pictures_that_change_their_size_are_refused(tmp_path):
+    small = make(tmp_path / "small.mkv", codec="mjpeg", pixels="yuvj420p")
+    large = make(tmp_path / "large.mkv", [corners(96, 128)] * 2, codec="mjpeg", pixels="yuvj420p")
+    with av.open(str(tmp_path / "both.mkv"), "w") as output:
+        into = None
+        for offset, path in enumerate((small, large)):
+            with av.open(str(path)) as container:
+                track = container.streams.video[0]
+                into = into or output.add_stream_from_template(track)
+                for packet in container.demux(track):
+                    if packet.size:
+                        packet.pts += offset * 1000
+                        packet.dts += offset * 1000
+                        packet.stream = into
+                        output.mux(packet)
+    video = Video(tmp_path / "both.mkv")
+    with pytest.raises(VideoError, match=r"from 64 x 48 to 128 x 96\. Cut it there"):
+        list(video)
+    assert video.count is None
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of luck"), KeyboardInterrupt()])
+def test_what_fails_half_way_leaves_the_earlier_file(tmp_path, error):
+    source, target = make(tmp_path / "a.mp4"), tmp_path / "b.mp4"
+    target.write_bytes(b"earlier")
+    video = Video(source)
+
+    def pictures():
+        yield from itertools.islice(video, 2)
+        raise error
+
+    with pytest.raises(type(error)):
+        write_video(target, video, pictures())
+    assert target.read_bytes() == b"earlier"
+    assert sorted(tmp_path.iterdir()) == [source, target]
+
+
+def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
+    class Disk(io.BytesIO):
+        def write(self, data):
+            if self.tell() + len(data) > 3000:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data)
+
+    monkeypatch.setattr(writing, "atomic_write", lambda _: contextlib.nullcontext(Disk()))
+    generator = np.random.default_rng(0)
+    source = make(tmp_path / "a.mp4", [generator.integers(0, 256, (48, 64, 3)) * 1.0 for _ in range(9)])
+    video = Video(source)
+    with pytest.raises(OSError, match="No space left"):
+        write_video(tmp_path / "b.mp4", video, video, quality=1)
+
+
+def test_times_that_are_missing_or_go_back_are_mended(tmp_path, monkeypatch):
+    source = make(tmp_path / "a.mp4", [corners()] * 5)
+    video = Video(source)
+    given = iter([0, 512, 512, None, 4000])
+
+    class Frame:
+        def __init__(self, frame):
+            self.frame, self.pts = frame, next(given)
+            self.height, self.width = frame.height, frame.width
+
+    class Reformatter:
+        def reformat(self, frame, **options):
+            return real().reformat(frame.frame, **options)
+
+    from av.video import reformatter
+
+    real = reformatter.VideoReformatter
+    decode = Video._decode
+    monkeypatch.setattr(Video, "_decode", lambda *args: map(Frame, decode(*args)))
+    monkeypatch.setattr(reformatter, "VideoReformatter", Reformatter)
+    assert [picture.time for picture in video] == [0, 512, 1024, 1536, 4000]
+
+
+def test_pictures_outside_the_range_are_cut_off(tmp_path):
+    video = Video(make(tmp_path / "a.mp4", [corners()]))
+    ramp = torch.linspace(-0.5, 1.5, 64).expand(3, 48, 64)
+    write_video(tmp_path / "b.mp4", video, [Picture(ramp, 0)], quality=1)
+    pixels = next(iter(Video(tmp_path / "b.mp4"))).pixels
+    torch.testing.assert_close(pixels, ramp.clamp(0, 1), atol=0.03, rtol=0)
+
+
+def test_without_pyav_the_remedy_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(VideoError, match="pip install av"):
+        Video(tmp_path / "a.mp4")
