@@ -13,7 +13,7 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from semillie_core.network import COMPACT, PAPER, SemiLLIE, SemiLLIEConfig
+from semillie_core.network import BASE, COMPACT, PAPER, SemiLLIE, SemiLLIEConfig
 from semillie_core.network.thumbnail import make_thumbnail
 from semillie_core.scan import resolve_backend
 
@@ -50,7 +50,9 @@ def main() -> None:
     )
 
     image = torch.rand(1, 3, *SIZE)
-    networks = {name: SemiLLIE(c).eval() for name, c in (("compact", COMPACT), ("paper", PAPER))}
+    networks = {
+        name: SemiLLIE(c).eval() for name, c in (("compact", COMPACT), ("base", BASE), ("paper", PAPER))
+    }
     seconds: dict[str, list[float]] = {name: [] for name in networks}
     with torch.inference_mode():
         for run in range(options.runs + 1):

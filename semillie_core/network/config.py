@@ -80,9 +80,11 @@ class SemiLLIEConfig:
 
     @property
     def variant(self) -> str:
-        """``"multi-scale"``, ``"guided"``, ``"single-scale"`` (as released) or ``"compact"``."""
-        if self.downscale > 1 or self.thumbnail:
+        """``"multi-scale"``, ``"guided"``, ``"single-scale"`` (as released), ``"base"`` or ``"compact"``."""
+        if self.downscale > 1:
             return "compact"
+        if self.thumbnail:
+            return "base"
         if self.guided:
             return "guided"
         return "multi-scale" if self.multi_scale else "single-scale"
@@ -113,5 +115,8 @@ GUIDED = SemiLLIEConfig(guided=True)
 """The released guided variant."""
 SINGLE_SCALE = SemiLLIEConfig(multi_scale=False)
 """The released single-scale ablation."""
+BASE = SemiLLIEConfig(thumbnail=64, thumbnail_depth=1)
+"""The bundled network for quality: the paper's body at full resolution, lit by an illumination map from a thumbnail, so
+that crops and tiles of a photo agree on its exposure."""
 COMPACT = SemiLLIEConfig(expand=1.5, d_state=8, downscale=4, thumbnail=64)
 """The bundled default: same blocks on a 4 x 4 folded image, lit by an illumination map from a thumbnail."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from ..network import COMPACT, PAPER
+from ..network import BASE, COMPACT, PAPER
 
 # No simulated darkness: pairs whose noise is not the camera's own taught the compact network to leave noise in (the
 # card of semillie-compact has the figures).
@@ -33,13 +33,13 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "seed": 2022,
     },
     "semillie_base": {
-        "network": PAPER.to_dict(),
-        "data": _DATA,
+        "network": BASE.to_dict(),
+        "data": {**_DATA, "light_colour_jitter": 0.5, "saturation_jitter": 1.0},
         "phases": [
             {"steps": 60_000, "batch_size": 8, "crop": 128, "unpaired": 8},
             {"steps": 30_000, "batch_size": 4, "crop": 256, "unpaired": 4},
         ],
-        "loss": {"detail": 1.0, "perceptual": 0.05, "noise_reduced": 0.5},
+        "loss": {"detail": 1.0, "noise_reduced": 0.5},
         "consistency": {"ramp_steps": 20_000},
         "optimizer": {"learning_rate": 4e-4, "warmup_steps": 500},
         "runtime": {"amp": "bf16"},
@@ -87,7 +87,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 PRESETS = {
     "paper": "the released recipe (arXiv 2409.16604): AdamP, squashed crops, RAM losses; name RAM's file in encoder",
-    "semillie_base": "the paper's network with this project's losses and data, for a GPU",
+    "semillie_base": "the large network that ships, with this project's losses and data, for a GPU",
     "compact": "the small network that ships, for a CPU or any GPU",
     "cpu_demo": "a minute on a CPU with the sample photos: shows that everything works",
 }

@@ -24,6 +24,7 @@ VARIANTS = {
     "single-scale": dataclasses.replace(SMALL, multi_scale=False),
     "guided": dataclasses.replace(SMALL, guided=True),
     "compact": dataclasses.replace(SMALL, downscale=4, thumbnail=24, thumbnail_depth=1),
+    "base": dataclasses.replace(SMALL, thumbnail=24, thumbnail_depth=1),
 }
 
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semillie_core.network import COMPACT, GUIDED, PAPER, SINGLE_SCALE, SemiLLIE, SemiLLIEConfig
+from semillie_core.network import BASE, COMPACT, GUIDED, PAPER, SINGLE_SCALE, SemiLLIE, SemiLLIEConfig
 from semillie_core.network.blocks import DropPath
 from semillie_core.network.thumbnail import brighten
 
@@ -22,6 +22,7 @@ VARIANTS = {
     "guided": dataclasses.replace(SMALL, guided=True),
     "single-scale": dataclasses.replace(SMALL, multi_scale=False),
     "compact": SMALL_COMPACT,
+    "base": dataclasses.replace(SMALL, thumbnail=32, thumbnail_depth=1),
 }
 
 
@@ -248,9 +249,9 @@ def test_config_survives_plain_values():
 
 
 def test_the_variants_have_their_names():
-    named = {config.variant for config in (PAPER, GUIDED, SINGLE_SCALE, COMPACT)}
-    assert named == {"multi-scale", "guided", "single-scale", "compact"}
-    assert {SemiLLIEConfig(downscale=2).variant, SemiLLIEConfig(thumbnail=64).variant} == {"compact"}
+    named = {config.variant for config in (PAPER, GUIDED, SINGLE_SCALE, BASE, COMPACT)}
+    assert named == {"multi-scale", "guided", "single-scale", "base", "compact"}
+    assert SemiLLIEConfig(downscale=2).variant == "compact"
 
 
 def test_the_scan_starts_as_mambas():
