@@ -41,8 +41,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "video",
         help="brighten videos",
         description="Brighten dark videos: what FFmpeg's libraries read, except of high dynamic range. Results are "
-        "H.264 in MP4, MOV or MKV. Sound, timing, orientation and metadata are kept, and the videos themselves are "
-        "never written to. A video is read twice: the light of all pictures is measured first.",
+        "H.264 in MP4, MOV or MKV. Timing, orientation, metadata and sound are kept (as AAC what the kind of file does "
+        "not take), and the videos themselves are never written to. A video is read twice: first, the light of all "
+        "pictures is measured.",
         epilog="Exit status: 0 if every video was enhanced or had a result already, 1 if some could not be, 2 if the "
         "call makes no sense, 130 after Ctrl-C.",
     )
@@ -55,7 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=Path,
         metavar="OUT",
         help="a folder, or for a single video a file that ends in .mp4, .m4v, .mov or .mkv (default: NAME_enhanced "
-        "beside each video)",
+        "beside each video, in MP4 if its own kind is not written)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace results that exist already")
     parser.add_argument(
@@ -80,7 +81,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Enhance the videos."""
-    from ..video_io import Video, fitting_suffix, load_av
+    from ..video_io import Video, load_av
 
     if not 0 <= args.crf <= 51:
         raise UsageError(f"--crf must be between 0 and 51, got {args.crf}.")
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     for path in paths:
         try:
             video = Video(path)
-            target = _target(path, args.output, fitting_suffix(video), taken)
+            target = _target(path, args.output, taken)
             if target.exists() and not args.overwrite:
                 print(f"kept: {target} exists already (replace it with --overwrite)")
                 kept += 1
@@ -218,12 +219,13 @@ def _check_output(output: Path | None, videos: Sequence[Path]) -> None:
         raise UsageError(f"--output {output}: end a file's name in {', '.join(_WRITABLE)}, or name a folder.")
 
 
-def _target(video: Path, output: Path | None, suffix: str, taken: set[str]) -> Path:
+def _target(video: Path, output: Path | None, taken: set[str]) -> Path:
     """Where the result goes; a name that an earlier one took, or a video has, gets a number."""
     if output is not None and not output.is_dir() and output.suffix.lower() in _WRITABLE:
         return output
     folder = video.parent if output is None else output
     name = video.stem + ("_enhanced" if output is None else "")
+    suffix = video.suffix.lower() if video.suffix.lower() in _WRITABLE else _WRITABLE[0]
     number, target = 1, folder / (name + suffix)
     while file_key(target) in taken:
         number += 1

@@ -246,6 +246,10 @@ class TrainConfig:
             raise ValueError(
                 "init and spandrel both name a checkpoint to start from. Leave init empty for spandrel's architectures."
             )
+        if self.spandrel and self.runtime.checkpoint_blocks:
+            raise ValueError(
+                "runtime.checkpoint_blocks works with Semi-LLIE networks only. Turn it off for those of spandrel."
+            )
         if self.official_compat and self.optimizer.schedule != "released":
             raise ValueError(
                 "official_compat counts epochs: set optimizer.schedule to released and optimizer.epoch_steps to the "

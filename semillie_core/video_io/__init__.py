@@ -4,6 +4,6 @@ Reading and writing need PyAV, which the extra ``cli`` installs; importing this 
 """
 
 from .reading import Picture, Video, VideoError, load_av
-from .writing import CONTAINERS, fitting_suffix, write_video
+from .writing import CONTAINERS, write_video
 
-__all__ = ["CONTAINERS", "Picture", "Video", "VideoError", "fitting_suffix", "load_av", "write_video"]
+__all__ = ["CONTAINERS", "Picture", "Video", "VideoError", "load_av", "write_video"]

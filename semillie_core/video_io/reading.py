@@ -71,8 +71,6 @@ class Video:
             """Pictures per second, on average."""
             self.pixel_aspect: Fraction = stream.sample_aspect_ratio or Fraction(1)
             """Width of a pixel by its height, upright."""
-            self.sound = frozenset(track.codec_context.name for track in container.streams.audio)
-            """FFmpeg's names of what its sound is encoded with."""
             self.formats = frozenset(container.format.name.split(","))
             """FFmpeg's names of what the file may be called, such as ``mov`` and ``mp4``."""
         if first.color_trc in _HDR:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,26 +16,19 @@ from .reading import EXACT, FULL_CHROMA_IN, Picture, Video, VideoError, load_av,
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 """Endings of files that can be written, and FFmpeg's names of their kinds."""
 
-_USUAL, _TAKES_ALL = ".mp4", ".mkv"
 _OF_THE_FILE = ("encoder", "major_brand", "minor_version", "compatible_brands", "duration")
 """Metadata that describe the file they are in."""
 _LIMITED_RANGE = 1
-
-
-def fitting_suffix(source: Video) -> str:
-    """The ending of a file for what becomes of a video: its own, or one whose kind of file takes its sound."""
-    own = source.path.suffix.lower()
-    if own in CONTAINERS:
-        return own
-    with load_av().open(io.BytesIO(), "w", format=CONTAINERS[_USUAL]) as container:
-        return _USUAL if source.sound <= container.supported_codecs else _TAKES_ALL
+_AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 
 
 def write_video(target: Path, source: Video, pictures: Iterable[Picture], quality: int = 18) -> None:
     """Write pictures as H.264, with the sound, the metadata and the timing of the video they come from.
 
-    Sound is copied as it is; so are subtitles where the kind of file stays the same. Pictures keep the source's depth
-    (8 bits or 10), its colours and the resolution of these.
+    Sound is copied as it is, or encoded as AAC where the target's kind of file does not take it; subtitles are copied
+    where the kind stays the same. Pictures keep the source's depth (8 bits or 10), its colours and the resolution of
+    these.
 
     Args:
         target: Ends in one of :data:`CONTAINERS`; written as a whole or not at all.
@@ -44,7 +37,7 @@ def write_video(target: Path, source: Video, pictures: Iterable[Picture], qualit
         quality: The encoder's constant rate factor: 0 is the best, 51 the worst, and 6 less about double the size.
 
     Raises:
-        VideoError: The target's kind of file does not take the sound.
+        VideoError: PyAV lacks the encoder, or the libraries refuse to write such a file.
         OSError: The target cannot be written.
     """
     av = load_av()
@@ -63,21 +56,20 @@ def _write(file: BinaryIO, target: Path, source: Video, pictures: Iterable[Pictu
     import av
 
     kind = CONTAINERS[target.suffix.lower()]
-    with open_input(source.path) as tracks, av.open(file, "w", format=kind) as output:
-        stream = _video_stream(output, source, quality)
-        output.metadata.update({k: v for k, v in tracks.metadata.items() if k not in _OF_THE_FILE})
+    with open_input(source.path) as source_file, av.open(file, "w", format=kind) as output:
         try:
-            copies = _Copies(tracks, output, subtitles=kind in source.formats)
-            output.start_encoding()
-        except (av.error.FFmpegError, ValueError) as error:
+            stream = _video_stream(output, source, quality)
+        except ValueError as error:
             raise VideoError(
-                f"{target}: the sound of {source.path} ({', '.join(sorted(source.sound))}) cannot be kept in a file of "
-                "this kind. Let the output end in .mkv, or convert the sound first."
+                "This PyAV was built without the encoder libx264. Install the one of the index: pip install av"
             ) from error
+        output.metadata.update({k: v for k, v in source_file.metadata.items() if k not in _OF_THE_FILE})
+        tracks = _Tracks(source_file, output, subtitles=kind in source.formats)
+        output.start_encoding()
         for frame in _frames(source, pictures, stream.codec_context.pix_fmt):
             output.mux(stream.encode(frame))
-            output.mux(list(copies.until(float(frame.pts * source.time_base))))
-        output.mux([*stream.encode(None), *copies.until(float("inf"))])
+            output.mux(list(tracks.until(float(frame.pts * source.time_base))))
+        output.mux([*stream.encode(None), *tracks.until(float("inf"))])
 
 
 def _video_stream(output: Any, source: Video, quality: int) -> Any:
@@ -115,25 +107,50 @@ def _frames(source: Video, pictures: Iterable[Picture], pixel_format: str) -> It
         yield frame
 
 
-class _Copies:
-    """Sound and subtitles on their way from one file to another, as they are."""
+class _Tracks:
+    """Sound and subtitles on their way from one file to another."""
 
-    def __init__(self, tracks: Any, output: Any, *, subtitles: bool) -> None:
-        kinds = ("audio", "subtitle") if subtitles else ("audio",)
-        chosen = [stream for stream in tracks.streams if stream.type in kinds]
-        self._into = {stream.index: output.add_stream_from_template(stream) for stream in chosen}
-        self._packets = tracks.demux(chosen) if chosen else iter(())
+    def __init__(self, source: Any, output: Any, *, subtitles: bool) -> None:
+        self._into, self._encoded = {}, set()
+        for stream in source.streams:
+            if stream.type == "audio" and _codec_name(stream) not in output.supported_codecs:
+                rate = stream.codec_context.sample_rate
+                into = output.add_stream("aac", rate=rate if rate in _AAC_RATES else 48000)
+                # Old kinds of files do not name the places of their channels, which the encoder must know.
+                into.codec_context.layout = _LAYOUTS.get(stream.codec_context.layout.nb_channels, "stereo")
+                self._encoded.add(stream.index)
+            elif stream.type == "audio" or (stream.type == "subtitle" and subtitles):
+                into = output.add_stream_from_template(stream)
+            else:
+                continue
+            into.metadata.update(stream.metadata)
+            self._into[stream.index] = into
+        chosen = [stream for stream in source.streams if stream.index in self._into]
+        self._packets = source.demux(chosen) if chosen else iter(())
         self._next = next(self._packets, None)
 
     def until(self, seconds: float) -> Iterator[Any]:
-        """The packets that are due by then."""
+        """What is due by then, ready to be written."""
         while self._next is not None:
             packet = self._next
+            time = packet.dts if packet.dts is not None else packet.pts
             # The last packet of each stream is empty and has no time.
-            if packet.size:
-                time = packet.dts if packet.dts is not None else packet.pts
-                if time is not None and float(time * packet.time_base) > seconds:
-                    return
-                packet.stream = self._into[packet.stream.index]
+            if packet.size and time is not None and float(time * packet.time_base) > seconds:
+                return
+            index, into = packet.stream.index, self._into[packet.stream.index]
+            if index in self._encoded:
+                with contextlib.suppress(ValueError):  # A damaged piece.
+                    for frame in packet.decode():
+                        yield from into.encode(frame)
+                if not packet.size:
+                    yield from into.encode(None)
+            elif packet.size:
+                packet.stream = into
                 yield packet
             self._next = next(self._packets, None)
+
+
+def _codec_name(stream: Any) -> str:
+    """What a stream is encoded with; a decoder has a name of its own, such as ``mp3float``."""
+    name: str = stream.codec_context.codec.canonical_name
+    return name

@@ -45,6 +45,10 @@ def test_config_survives_yaml(config, tmp_path):
         ({"val_every": -1}, "val_every must be at least 0"),
         ({"consistency": {"ramp_steps": -1}}, "ramp_steps"),
         ({"init": "semillie-compact", "spandrel": "nafnet.pth"}, "init and spandrel both name a checkpoint"),
+        (
+            {"spandrel": "nafnet.pth", "runtime": {"checkpoint_blocks": True}},
+            "works with Semi-LLIE networks only",
+        ),
     ],
 )
 def test_config_mistakes_are_named(config, change, says):
