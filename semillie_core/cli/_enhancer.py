@@ -29,7 +29,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model",
         metavar="NAME_OR_FILE",
-        help="a bundled model (see: semillie models) or a checkpoint file (default: the best bundled model)",
+        help="a bundled model (see: semillie models) or a checkpoint file (default: semillie-compact)",
     )
     add_device_argument(group)
     group.add_argument(

@@ -6,11 +6,12 @@ MASTER_PORT, such as SLURM's, Ray Train's or accelerate's) starts several.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -43,10 +44,13 @@ class Process:
         if self.world == 1:
             return module
         devices = [self.device.index] if self.device.type == "cuda" else None
+        ddp = nn.parallel.DistributedDataParallel
+        # The name that PyTorch 2.13 warns of, and its new one.
+        names = inspect.signature(ddp).parameters
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        no_buffers: dict[str, Any] = {buffers: False}
         # Phases train parts of the network, so some parameters get no gradient.
-        return nn.parallel.DistributedDataParallel(
-            module, device_ids=devices, find_unused_parameters=True, broadcast_buffers=False
-        )
+        return ddp(module, device_ids=devices, find_unused_parameters=True, **no_buffers)
 
     def mean(self, values: dict[str, Tensor]) -> dict[str, float]:
         """The average of scalars over processes."""
