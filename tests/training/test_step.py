@@ -112,10 +112,11 @@ def test_bf16_keeps_losses_and_weights_in_full_precision(plain, learn):
     records, _ = learn(plain)
     others, other = learn(runtime(plain, amp="bf16"))
     assert others != records
-    # The network rounds to 8 bits; SSIM computed in bf16 is off by a fifth. So is the contrast of features, which the
+    # The network rounds to 8 bits; SSIM computed in bf16 is off by a fifth. So are distances of features, which the
     # encoder computes in bf16, too.
-    contrasts = [[record.pop("contrastive") for record in run] for run in (others, records)]
-    assert contrasts[0] == pytest.approx(contrasts[1], rel=0.25)
+    for name in ("contrastive", "perceptual"):
+        distances = [[record.pop(name) for record in run] for run in (others, records)]
+        assert distances[0] == pytest.approx(distances[1], rel=0.25)
     assert_same_losses(others, records, rel=0.05)
     assert {value.dtype for value in other.state_dict().values()} == {torch.float32}
 
