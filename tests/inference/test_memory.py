@@ -10,7 +10,7 @@ import torch
 
 from semillie_core.inference import memory
 from semillie_core.inference.memory import TILES, free_memory, pick_tile, working_memory
-from semillie_core.network import COMPACT, PAPER
+from semillie_core.network import BASE, COMPACT, PAPER
 
 CPU = torch.device("cpu")
 MIB = 1 << 20
@@ -119,9 +119,9 @@ def test_where_the_system_does_not_tell_half_of_the_memory_counts_as_free(tmp_pa
 
 
 def test_a_megapixel_takes_what_the_readme_says():
-    compact, paper = (working_memory(config, 10**6) / 1e9 for config in (COMPACT, PAPER))
+    compact, base, paper = (working_memory(config, 10**6) / 1e9 for config in (COMPACT, BASE, PAPER))
     assert compact == pytest.approx(1.1, rel=0.05)
-    assert paper / compact == pytest.approx(20, rel=0.05)
+    assert base == paper == pytest.approx(20 * compact, rel=0.05)
 
 
 def test_the_memory_of_the_machine_says_nothing_about_other_devices(system):
