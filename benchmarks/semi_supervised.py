@@ -11,7 +11,7 @@ pairs and, as another domain, on SICE, of which no photo is in training.
     python -m benchmarks.semi_supervised table
 
 ``run --backbone nafnet`` trains a small NAFNet (arXiv 2204.04676) of the package spandrel in place of the compact
-network; it sees its crops only, not the frames around them.
+network. It sees its crops only, not the frames around them, and has none of the arms that go on from another run.
 
 ``run`` appends every finished run to ``benchmarks/results/semi_supervised.jsonl`` and skips what is there, so it can be
 stopped and continued; an unfinished run resumes from its checkpoint. Results marked ``"older": true``, of code that
@@ -326,6 +326,8 @@ def main() -> None:
         command.add_argument("--backbone", choices=BACKBONES, default=BACKBONES[0])
     options = parser.parse_args()
     if options.command == "run":
+        if options.backbone != BACKBONES[0]:
+            options.arms = [arm for arm in options.arms if not ARMS[arm].longer]
         run(options)
     else:
         print(table(options.backbone))

@@ -188,7 +188,7 @@ def make_enhancer(
 
     from ..devices import pick_device
     from ..inference import EnhanceControls
-    from ..weights import CheckpointError, bundled_models, load_model
+    from ..weights import bundled_models, load_model
 
     try:
         load_reader()
@@ -197,7 +197,7 @@ def make_enhancer(
             raise UsageError("No model ships with this copy of Semi-LLIE: name a checkpoint with --model.")
         dtype = torch.float32 if args.dtype == AUTO else getattr(torch, args.dtype)
         model = load_model(name).to(pick_device(args.device), dtype)
-    except (CheckpointError, ValueError) as error:  # Also those of the reader.
+    except ValueError as error:  # As those of checkpoints and readers are, too.
         raise UsageError(str(error)) from error
     return Enhancer(model, controls or EnhanceControls(), args.tile)
 

@@ -16,9 +16,10 @@ pytest.importorskip("av", reason="videos need PyAV, of the extra cli")
 import av
 
 from semillie_core import cli
+from semillie_core.cli import video as command
 from semillie_core.inference import EnhanceControls, enhance
 from semillie_core.network import SemiLLIE, SemiLLIEConfig
-from semillie_core.video_io import Video, writing
+from semillie_core.video_io import CONTAINERS, Video, writing
 from semillie_core.weights import load_model, save_model
 
 LIGHTS = (0.1, 0.16, 0.09, 0.15, 0.1, 0.05, 0.11)
@@ -175,6 +176,10 @@ def test_calls_that_make_no_sense_are_refused(semillie, night, tmp_path):
         assert (status, out) == (2, ""), arguments
         assert says in err
     assert sorted(tmp_path.glob("*")) == [source, other]
+
+
+def test_the_command_knows_what_is_written():
+    assert tuple(CONTAINERS) == command._WRITABLE
 
 
 def test_what_names_no_video_is_said(semillie, night, tmp_path):
