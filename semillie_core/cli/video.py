@@ -40,10 +40,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "video",
         help="brighten videos",
-        description="Brighten dark videos: what FFmpeg's libraries read, except of high dynamic range. Results are "
-        "H.264 in MP4, MOV or MKV. Timing, orientation, metadata and sound are kept (as AAC what the kind of file does "
-        "not take), and the videos themselves are never written to. A video is read twice: first, the light of all "
-        "pictures is measured.",
+        description="Brighten dark videos: what FFmpeg's libraries read. Results are H.264 in MP4, MOV or MKV, of "
+        "standard dynamic range (HLG and PQ are converted) and not interlaced. Timing, orientation, metadata and sound "
+        "are kept (as AAC what the kind of file does not take), and the videos themselves are never written to. A "
+        "video is read twice: first, the light of all pictures is measured.",
         epilog="Exit status: 0 if every video was enhanced or had a result already, 1 if some could not be, 2 if the "
         "call makes no sense, 130 after Ctrl-C.",
     )
@@ -115,6 +115,10 @@ def run(args: argparse.Namespace) -> int:
             continue
         done += 1
         print(f"{path} -> {target} ({video.count} pictures, {time.perf_counter() - start:.1f} s)")
+        if video.high_range:
+            print(
+                f"note: {path} is of high dynamic range ({video.high_range}), the result of standard range."
+            )
         if video.damaged:
             print(f"note: {video.damaged} damaged pieces of {path} could not be decoded and are left out.")
     print(f"{done} enhanced, {kept} kept, {len(failures)} failed.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -13,11 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..dynamic_range import HIGH_RANGE, to_standard_range
+
 # Values of ISO/IEC 23091-2 (H.273), which FFmpeg's are.
 UNSPECIFIED = 2
-BT709, BT601 = 1, 5
-_HDR = {16: "PQ", 18: "HLG"}
+BT709, BT601, BT2020 = 1, 5, 9
+_DISPLAY_GAMMA = 2.4
+"""Of a display of BT.709 (ITU-R BT.1886)."""
+_KNOWS_BT2020 = 18
+"""First version of PyAV that knows BT.2020's matrix."""
 _RGB = (0, UNSPECIFIED)
+_DOLBY = (14, 15)
+"""ICtCp and IPT, which are not R'G'B' behind a matrix."""
 # Flags of libswscale, which PyAV has no names for before its version 18: bicubic and rounded accurately, and colours
 # interpolated when they are read or written.
 EXACT, FULL_CHROMA_OUT, FULL_CHROMA_IN = 0x4 | 0x40000, 0x2000, 0x4000
@@ -34,7 +43,8 @@ class Picture(NamedTuple):
     """One picture of a video."""
 
     pixels: Tensor
-    """``(3, H, W)`` float32 in [0, 1], RGB, upright. Values are the video's own, not linear ones."""
+    """``(3, H, W)`` float32 in [0, 1], RGB, upright. Values are the video's own, not linear ones; of a video of high
+    dynamic range those that standard range has for it."""
     time: int
     """When it is shown, in units of the video's ``time_base``; grows from picture to picture."""
 
@@ -46,7 +56,8 @@ class Video:
         path: Any file whose pictures FFmpeg's libraries decode.
 
     Raises:
-        VideoError: PyAV is missing, the file is none of a video, or its pictures are of high dynamic range.
+        VideoError: PyAV is missing, the file is none of a video, or its pictures are of high dynamic range and PyAV is
+            too old for them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,10 +84,19 @@ class Video:
             """Width of a pixel by its height, upright."""
             self.formats = frozenset(container.format.name.split(","))
             """FFmpeg's names of what the file may be called, such as ``mov`` and ``mp4``."""
-        if first.color_trc in _HDR:
+        self._transfer, self._matrix = int(first.color_trc), _matrix_of(first)
+        self.high_range = HIGH_RANGE.get(self._transfer, "")
+        """``PQ`` or ``HLG`` if the file is of high dynamic range, from which the pictures are converted."""
+        if self._matrix in _DOLBY:
             raise VideoError(
-                f"{path} is a video of high dynamic range ({_HDR[first.color_trc]}), whose values mean other light. "
-                "Convert it to standard range (SDR, BT.709) first, as video editors export it."
+                f"{path} has colours of Dolby Vision, which only its own decoders read. Convert it to standard range "
+                "(SDR, BT.709) first, as video editors export it."
+            )
+        if self.high_range and int(load_av().__version__.split(".")[0]) < _KNOWS_BT2020:
+            raise VideoError(
+                f"{path} is of high dynamic range ({self.high_range}), which needs PyAV {_KNOWS_BT2020} or newer "
+                "(Python 3.11 or newer): pip install --upgrade av. Or convert it to standard range (SDR, BT.709) "
+                "first, as video editors export it."
             )
         self.rotation = round(first.rotation / 90) % 4
         """Quarter turns against the clock that make the decoded pictures upright."""
@@ -86,12 +106,17 @@ class Video:
             self.pixel_aspect = 1 / self.pixel_aspect
         self.bits = max(component.bits for component in first.format.components)
         """Bits per channel."""
-        self.matrix = self._matrix(first)
+        self.matrix = self._matrix
         """How RGB becomes luma and chroma, by its number."""
         self.primaries = int(first.color_primaries)
         """Primary colours, by their number."""
-        self.transfer = int(first.color_trc)
+        self.transfer = self._transfer
         """Transfer curve, by its number."""
+        if self.high_range:
+            # What every player of standard range takes.
+            self.bits, self.matrix, self.primaries, self.transfer = 8, BT709, BT709, BT709
+        self.interlaced = bool(first.interlaced_frame)
+        """Whether its pictures were taken as two fields, one after the other; they are read as whole ones."""
         self.halved = first.format.name.startswith(("yuv420", "yuvj420", "nv12", "p010"))
         """Whether the colours have half of the resolution both ways, as nearly all videos' have."""
 
@@ -104,7 +129,8 @@ class Video:
         with open_input(self.path) as container:
             stream = container.streams.best("video")
             stream.thread_type = "AUTO"
-            for frame in self._decode(container, stream):
+            frames = self._decode(container, stream)
+            for frame in _deinterlaced(frames, stream) if self.interlaced else frames:
                 upright = (frame.height, frame.width)[:: -1 if self.rotation % 2 else 1]
                 if upright != (self.height, self.width):
                     raise VideoError(
@@ -115,10 +141,12 @@ class Video:
                 rgb = reformatter.reformat(
                     frame,
                     format="rgb48le",
-                    src_colorspace=self.matrix,
+                    src_colorspace=self._matrix,
                     interpolation=EXACT | FULL_CHROMA_OUT,
                 ).to_ndarray()
                 pixels = torch.from_numpy(rgb.astype(np.float32)).permute(2, 0, 1) / 65535
+                if self.high_range:
+                    pixels = to_standard_range(pixels, self._transfer) ** (1 / _DISPLAY_GAMMA)
                 pixels = torch.rot90(pixels, self.rotation, (1, 2))
                 time = frame.pts
                 if last is not None and (time is None or time <= last):
@@ -139,13 +167,6 @@ class Video:
                 self.damaged += 1
                 continue
             yield from frames
-
-    @staticmethod
-    def _matrix(frame: Any) -> int:
-        if frame.format.is_rgb:
-            return BT709
-        named = int(frame.colorspace)
-        return named if named not in _RGB else BT709 if frame.height >= _HD_HEIGHT else BT601
 
 
 def open_input(path: Path) -> Any:
@@ -177,3 +198,33 @@ def load_av() -> ModuleType:
         ) from error
     av.logging.set_level(None)
     return av
+
+
+def _matrix_of(frame: Any) -> int:
+    """How a decoded picture's RGB became luma and chroma, as players take it where it does not say."""
+    if frame.format.is_rgb:
+        return BT709
+    named = int(frame.colorspace)
+    if named not in _RGB:
+        return named
+    if int(frame.color_trc) in HIGH_RANGE:
+        return BT2020
+    return BT709 if frame.height >= _HD_HEIGHT else BT601
+
+
+def _deinterlaced(frames: Iterator[Any], stream: Any) -> Iterator[Any]:
+    """Whole pictures from decoded pairs of fields, one from each pair; others as they are."""
+    import av
+
+    graph = av.filter.Graph()
+    places = graph.add_buffer(template=stream), graph.add("bwdif", "mode=send_frame:deint=interlaced")
+    graph.link_nodes(*places, graph.add("buffersink")).configure()
+    for frame in itertools.chain(frames, [None]):
+        graph.push(frame)
+        with contextlib.suppress(BlockingIOError, EOFError):
+            while True:
+                whole = graph.pull()
+                if whole.pts is not None:
+                    # The filter counts in fields.
+                    whole.pts = round(whole.pts * whole.time_base / stream.time_base)
+                yield whole

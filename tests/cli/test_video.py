@@ -45,7 +45,7 @@ def semillie():
 def night(tmp_path):
     """Write a dark video of textured frames whose light pumps; ``night("a.mp4")`` is its path."""
 
-    def write(name, lights=LIGHTS, size=(48, 64), codec="libx264", pixels="yuv444p", sound=None):
+    def write(name, lights=LIGHTS, size=(48, 64), codec="libx264", pixels="yuv444p", sound=None, transfer=1):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         texture = np.random.default_rng(0).uniform(0.5, 1.5, (*size, 3))
@@ -53,6 +53,7 @@ def night(tmp_path):
             stream = container.add_stream(codec, rate=25)
             stream.height, stream.width = size
             stream.pix_fmt = pixels
+            stream.codec_context.color_trc = transfer
             if codec == "libx264":
                 stream.options = {"crf": "0"}
             tone = container.add_stream(sound, rate=48000) if sound else None
@@ -158,6 +159,15 @@ def test_kinds_that_are_not_written_become_others(semillie, night, tmp_path):
     assert semillie(tmp_path / "[abc].*")[0] == 0
     results = sorted(path.name for path in tmp_path.glob("*_enhanced.*"))
     assert results == ["a_enhanced.mp4", "b_enhanced.mp4", "c_enhanced.mov"]
+
+
+def test_of_high_dynamic_range_the_result_is_of_standard_range(semillie, night, tmp_path):
+    if int(av.__version__.split(".")[0]) < 18:
+        pytest.skip("PyAV knows BT.2020's matrix from version 18 on")
+    status, said, _ = semillie(night("a.mp4", pixels="yuv420p10le", transfer=18))
+    assert status == 0
+    assert "a.mp4 is of high dynamic range (HLG), the result of standard range." in said
+    assert not Video(tmp_path / "a_enhanced.mp4").high_range
 
 
 def test_calls_that_make_no_sense_are_refused(semillie, night, tmp_path):

@@ -19,7 +19,7 @@ pytest.importorskip("av", reason="videos need PyAV, of the extra cli")
 
 import av
 
-from semillie_core.video_io import Picture, Video, VideoError, write_video, writing
+from semillie_core.video_io import Picture, Video, VideoError, reading, write_video, writing
 
 CORNERS = ((200, 30, 40), (20, 180, 60), (30, 40, 220), (128, 128, 128))
 """Top left, top right, bottom left, bottom right."""
@@ -45,9 +45,11 @@ def make(
     pixels="yuv420p",
     matrix=1,
     span=LIMITED,
+    primaries=1,
     transfer=1,
     named=True,
     codec="libx264",
+    options=None,
     aspect=None,
     sound=None,
     metadata=None,
@@ -56,7 +58,7 @@ def make(
     """Encode images of (H, W, 3) in 0 to 255 nearly without loss, and a tone."""
     images = [corners(brightness=1 - 0.1 * i) for i in range(4)] if images is None else images
     with av.open(str(path), "w") as container:
-        options = {"crf": "1"} if codec == "libx264" else {}
+        options = ({"crf": "1"} if codec == "libx264" else {}) | (options or {})
         stream = container.add_stream(codec, rate=25, options=options)
         stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt, stream.time_base = pixels, time_base
@@ -66,7 +68,7 @@ def make(
             stream.sample_aspect_ratio = aspect
         if named:
             context.colorspace, context.color_range = matrix, span
-            context.color_primaries, context.color_trc = 1, transfer
+            context.color_primaries, context.color_trc = primaries, transfer
         tone = container.add_stream(sound, rate=48000) if sound else None
         if language:
             tone.metadata["language"] = language
@@ -295,11 +297,124 @@ def test_tracks_keep_their_language(tmp_path):
             assert container.streams.audio[0].language == "deu"
 
 
-@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
-def test_high_dynamic_range_is_refused(tmp_path, transfer, name):
-    source = make(tmp_path / "a.mp4", pixels="yuv420p10le", matrix=9, transfer=transfer)
-    with pytest.raises(VideoError, match=rf"high dynamic range \({name}\).*Convert it to standard range"):
+PYAV = int(av.__version__.split(".")[0])
+high_range = pytest.mark.skipif(PYAV < 18, reason="PyAV knows BT.2020's matrix from version 18 on")
+TO_BT2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])
+
+
+def pq(light):
+    """cd/m2 as a signal (SMPTE ST 2084)."""
+    power = (light / 10000) ** 0.1593017578125
+    return ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
+
+
+def hlg(light):
+    """cd/m2 on a display of 1000 as a signal (ARIB STD-B67, system gamma 1.2)."""
+    display = light / 1000
+    brightness = np.maximum(display @ [0.2627, 0.6780, 0.0593], 1e-9)[..., None]
+    scene = display * brightness ** (1 / 1.2 - 1)
+    return np.where(
+        scene <= 1 / 12,
+        np.sqrt(3 * scene),
+        0.17883277 * np.log(np.maximum(12 * scene - 0.28466892, 1e-9)) + 0.55991073,
+    )
+
+
+def of_high_range(path, light, curve, transfer):
+    """A video of light in shares of white, ``(H, W, 3)``, BT.709."""
+    signal = curve(np.clip(light @ TO_BT2020.T * 203, 0, None))
+    return make(path, [signal * 255], pixels="yuv444p10le", matrix=9, primaries=9, transfer=transfer)
+
+
+@high_range
+@pytest.mark.parametrize(("curve", "transfer", "name"), [(pq, 16, "PQ"), (hlg, 18, "HLG")])
+def test_high_dynamic_range_becomes_standard_range(tmp_path, curve, transfer, name):
+    """Up to the shoulder the light stays what it was, so what BT.1886 shows is known."""
+    expected = corners() / 255 * 0.88
+    source = of_high_range(tmp_path / "a.mp4", expected**2.4, curve, transfer)
+    video = Video(source)
+    assert video.high_range == name
+    for read in (video, copied(source, tmp_path / "b.mp4", quality=1)):
+        assert (read.bits, read.matrix, read.primaries, read.transfer) == (8, 1, 1, 1)
+        pixels = next(iter(read)).pixels
+        for row, column in itertools.product((0, 1), repeat=2):
+            found = colour_at(pixels, row, column)
+            wanted = torch.tensor(expected[12 + 24 * row, 16 + 32 * column] * 255, dtype=torch.float32)
+            torch.testing.assert_close(found, wanted, atol=3.0, rtol=0)
+    assert not Video(tmp_path / "b.mp4").high_range
+
+
+@high_range
+@pytest.mark.parametrize(("curve", "transfer"), [(pq, 16), (hlg, 18)])
+def test_highlights_of_high_dynamic_range_keep_their_texture_and_hue(tmp_path, curve, transfer):
+    stops = np.exp2(np.linspace(-4, np.log2(1000 / 203), 64))
+    white, lamp = np.ones(3), np.array([1.0, 0.5, 0.25])
+    light = np.concatenate([np.tile(stops[None, :, None] * colour, (24, 1, 1)) for colour in (white, lamp)])
+    pixels = next(iter(Video(of_high_range(tmp_path / "a.mp4", light, curve, transfer)))).pixels
+    for row in (12, 36):
+        brightest = pixels[0, row]
+        assert (brightest.diff() > 0).all()
+        assert brightest[-1] == pytest.approx(1, abs=0.01)
+    shown = pixels[:, 36] ** 2.4
+    torch.testing.assert_close(
+        shown / shown[0], torch.tensor(lamp)[:, None].expand(3, 64).float(), atol=0.03, rtol=0
+    )
+    # A white sheet is white still.
+    sheet = int(np.abs(stops - 1).argmin())
+    assert 0.92 < pixels[0, 12, sheet] < 0.97
+
+
+@high_range
+def test_colours_beyond_the_gamut_lose_saturation_alone(tmp_path):
+    purest = np.zeros((48, 64, 3))
+    purest[..., 1] = pq(np.array(100.0)) * 255
+    source = make(tmp_path / "a.mp4", [purest], pixels="yuv444p10le", matrix=9, primaries=9, transfer=16)
+    red, green, blue = (next(iter(Video(source))).pixels[:, 24, 32] ** 2.4).tolist()
+    brightness = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    assert brightness == pytest.approx(100 / 203 * 0.6780, rel=0.05)
+    assert green > 3 * max(red, blue)
+    assert min(red, blue) < 0.005
+
+
+def test_high_dynamic_range_and_an_old_pyav(tmp_path, monkeypatch):
+    source = make(tmp_path / "a.mp4", pixels="yuv420p10le", matrix=9, transfer=18)
+    monkeypatch.setattr(av, "__version__", "17.1.0")
+    with pytest.raises(VideoError, match=r"high dynamic range \(HLG\).*pip install --upgrade av"):
         Video(source)
+
+
+@pytest.mark.parametrize("matrix", [14, 15])
+def test_colours_of_dolby_vision_are_refused(tmp_path, monkeypatch, matrix):
+    source = make(tmp_path / "a.mp4")
+    monkeypatch.setattr(reading, "_matrix_of", lambda frame: matrix)
+    with pytest.raises(VideoError, match=r"Dolby Vision.*Convert it to standard range"):
+        Video(source)
+
+
+def test_interlaced_pictures_become_whole_ones(tmp_path):
+    """Something bright moves: its edges are combs where two fields show it in two places."""
+    pictures = []
+    for index in range(8):
+        picture = np.full((48, 64, 3), 20.0)
+        for field in (0, 1):
+            start = 8 + 4 * index + 2 * field
+            picture[field::2, start : start + 12] = 220
+        pictures.append(picture)
+    kinds = {"fields": {"flags": "+ilme+ildct", "x264-params": "interlaced=1"}, "whole": {}}
+    sources = {
+        name: make(tmp_path / f"{name}.mp4", pictures, pixels="yuv444p", options=options)
+        for name, options in kinds.items()
+    }
+    combs = {}
+    for name, source in sources.items():
+        video = Video(source)
+        assert video.interlaced == (name == "fields")
+        read = list(video)
+        assert [picture.time * video.time_base * 25 for picture in read] == list(range(8))
+        combs[name] = max(float(p.pixels[:, 1:-1].sub(p.pixels[:, :-2]).abs().mean()) for p in read)
+    assert combs["whole"] > 0.04
+    assert combs["fields"] < combs["whole"] / 4
+    assert not copied(sources["fields"], tmp_path / "copy.mp4").interlaced
 
 
 def test_what_is_no_video_is_refused(tmp_path, repository):
