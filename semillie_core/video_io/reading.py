@@ -22,8 +22,8 @@ UNSPECIFIED = 2
 BT709, BT601, BT2020 = 1, 5, 9
 _DISPLAY_GAMMA = 2.4
 """Of a display of BT.709 (ITU-R BT.1886)."""
-_KNOWS_BT2020 = 18
-"""First version of PyAV that knows BT.2020's matrix."""
+_OLDEST, _KNOWS_BT2020 = 17, 18
+"""Versions of PyAV: the first that tells a picture's colours, and the first that knows BT.2020's matrix."""
 _RGB = (0, UNSPECIFIED)
 _DOLBY = (14, 15)
 """ICtCp and IPT, which are not R'G'B' behind a matrix."""
@@ -92,7 +92,7 @@ class Video:
                 f"{path} has colours of Dolby Vision, which only its own decoders read. Convert it to standard range "
                 "(SDR, BT.709) first, as video editors export it."
             )
-        if self.high_range and int(load_av().__version__.split(".")[0]) < _KNOWS_BT2020:
+        if self.high_range and _version(load_av()) < _KNOWS_BT2020:
             raise VideoError(
                 f"{path} is of high dynamic range ({self.high_range}), which needs PyAV {_KNOWS_BT2020} or newer "
                 "(Python 3.11 or newer): pip install --upgrade av. Or convert it to standard range (SDR, BT.709) "
@@ -188,7 +188,7 @@ def load_av() -> ModuleType:
     """PyAV.
 
     Raises:
-        VideoError: It cannot be loaded.
+        VideoError: It cannot be loaded, or is too old.
     """
     try:
         av = importlib.import_module("av")
@@ -196,8 +196,16 @@ def load_av() -> ModuleType:
         raise VideoError(
             f"Videos need PyAV, which cannot be loaded ({error}). Install it with: pip install av tqdm"
         ) from error
+    if _version(av) < _OLDEST:
+        raise VideoError(
+            f"Videos need PyAV {_OLDEST} or newer, and this is {av.__version__}. Update it with: pip install --upgrade av"
+        )
     av.logging.set_level(None)
     return av
+
+
+def _version(av: ModuleType) -> int:
+    return int(av.__version__.split(".")[0])
 
 
 def _matrix_of(frame: Any) -> int:

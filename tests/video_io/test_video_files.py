@@ -552,3 +552,9 @@ def test_without_pyav_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(VideoError, match="pip install av"):
         Video(tmp_path / "a.mp4")
+
+
+def test_an_old_pyav_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(av, "__version__", "16.1.0")
+    with pytest.raises(VideoError, match=r"PyAV 17 or newer, and this is 16\.1\.0.*pip install --upgrade av"):
+        Video(tmp_path / "a.mp4")
