@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from . import _folders
 from .download_model import DownloadModel
 from .enhance import Enhance
+from .enhance_video import EnhanceVideo
 from .fine_tune import FineTune
 from .load_model import LoadModel
 from .load_ram import LoadRAM
@@ -30,6 +31,7 @@ class SemiLLIEExtension(ComfyExtension):
             SamplePhoto,
             LoadModel,
             Enhance,
+            EnhanceVideo,
             LowLightReport,
             LoadRAM,
             RAMTag,

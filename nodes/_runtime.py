@@ -16,9 +16,14 @@ from server import PromptServer
 from torch import Tensor, nn
 
 from ..semillie_core.inference import is_out_of_memory
+from ..semillie_core.inference.memory import free_memory, pick_tile, working_memory
 from ..semillie_core.ram import SemanticModel
+from ._types import LoadedModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+AUTO, OFF = "auto", "off"
+"""Of the input tiling."""
 
 LOWEST_VALUE, HIGHEST_VALUE = -1.0, 4.0
 """Sharpening and resampling leave [0, 1] a little; beyond these bounds the values are on another scale."""
@@ -40,6 +45,22 @@ def load(patcher: Any, memory_required: float) -> None:
     mm.load_models_gpu([patcher], memory_required=memory_required, force_full_load=True)
     # With --novram ComfyUI leaves the weights where they are even so.
     patcher.model.to(patcher.load_device)
+
+
+def load_and_pick_tile(tiling: str, model: LoadedModel, height: int, width: int, per_pass: int) -> int | None:
+    """Have ComfyUI load the network and make room for the work, then see what the room suffices for."""
+    config, device = model.model.config, model.patcher.load_device
+    tile = None if tiling in (AUTO, OFF) else int(tiling)
+    area = height * width if tile is None else min(tile, height) * min(tile, width)
+    load(model.patcher, min(working_memory(config, area * per_pass), int(mm.get_total_memory(device))))
+    if tiling != AUTO:
+        return tile
+    # By the patcher: with dynamic VRAM other models stay until their memory is needed, and it counts theirs as free.
+    free = int(model.patcher.get_free_memory(device) - mm.extra_reserved_memory())
+    if mm.is_device_cpu(device):
+        # ComfyUI counts the whole machine's memory, also where a container may not use all of it.
+        free = min(free, free_memory(device))
+    return pick_tile(config, height, width, free // per_pass)
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

@@ -76,12 +76,13 @@ class Clips:
             def read(index: int) -> Tensor:
                 return read_photo(clip.frames[index]).pixels
 
+            # Its frames have one size.
+            tile = self._enhancer.edge(*pixels.shape[1:])
             self._current = (
                 clip,
-                ClipFrames(self._enhancer.model, clip.steady, read, self._enhancer.controls),
+                ClipFrames(self._enhancer.model, clip.steady, read, self._enhancer.controls, tile=tile),
             )
-        tile = self._enhancer.edge(*pixels.shape[1:])
-        return self._current[1].enhance(index, tile=tile, progress=progress).image[0]
+        return self._current[1].enhance(index, progress).image[0]
 
 
 def check_judges_frames(enhancer: Enhancer) -> None:

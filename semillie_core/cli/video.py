@@ -6,9 +6,9 @@ import argparse
 import glob
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._clip import check_judges_frames
 from ._enhancer import (
@@ -23,10 +23,7 @@ from ._errors import UsageError
 from ._files import VIDEO_SUFFIXES, file_key, is_file_name
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..inference.clip_light import SteadyLight
-    from ..video_io import Picture, Video
+    from ..video_io import Video
 
 STEADY_FRAMES = 24
 """About a second of a film."""
@@ -128,63 +125,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _enhance_file(enhancer: Enhancer, video: Video, target: Path, crf: int, frames: int) -> None:
+    from tqdm import tqdm
+
     from ..files import check_writable
+    from ..inference.video import enhance_video, measure_video
     from ..video_io import write_video
 
     check_writable(target)
+    name = video.path.name
+    bar: dict[str, Any] = {
+        "unit": " pictures",
+        "total": video.expected or None,
+        "disable": None,
+        "leave": False,
+    }
+    steady = None
     if frames > 1:
-        pictures = _as_one(enhancer, video, _measured(enhancer, video, frames))
-    else:
-        pictures = _one_by_one(enhancer, video)
-    write_video(target, video, pictures, crf)
-
-
-def _measured(enhancer: Enhancer, video: Video, frames: int) -> SteadyLight:
-    """How the light of all pictures is to be corrected."""
-    import torch
-    from tqdm import tqdm
-
-    from ..inference.clip_light import measure_light, steady_light
-
-    with torch.inference_mode():
-        light = [
-            measure_light(enhancer.model.network, picture.pixels[None])
-            for picture in tqdm(
-                video, f"{video.path.name}: light", unit=" pictures", disable=None, leave=False
-            )
-        ]
-    return steady_light(light, frames)
-
-
-def _as_one(enhancer: Enhancer, video: Video, steady: SteadyLight) -> Iterator[Picture]:
-    """The pictures as frames of one clip."""
-    from tqdm import tqdm
-
-    from ..inference.clip_frames import ClipFrames
-    from ..video_io import Picture
-
-    count, times = len(steady.shots), []
-    source = iter(video)
-
-    def read(_: int) -> Tensor:
-        # They are asked for one after the other, each once.
-        picture = next(source)
-        times.append(picture.time)
-        return picture.pixels
-
-    clip = ClipFrames(enhancer.model, steady, read, enhancer.controls)
+        steady = measure_video(enhancer.model, tqdm(video, f"{name}: light", **bar), frames)
+        bar |= {"total": len(steady.shots), "bar_format": _BAR}
     edge = enhancer.edge(video.height, video.width)
-    for index in tqdm(range(count), video.path.name, bar_format=_BAR, disable=None, leave=False):
-        image = clip.enhance(index, tile=edge).image[0]
-        yield Picture(image, times[index])
-
-
-def _one_by_one(enhancer: Enhancer, video: Video) -> Iterator[Picture]:
-    """The pictures as photos."""
-    from tqdm import tqdm
-
-    for picture in tqdm(video, video.path.name, unit=" pictures", disable=None, leave=False):
-        yield picture._replace(pixels=enhancer(picture.pixels, lambda _: None))
+    pictures = enhance_video(enhancer.model, video, steady, controls=enhancer.controls, tile=edge)
+    write_video(target, video, tqdm(pictures, name, **bar), crf)
 
 
 def _find(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:

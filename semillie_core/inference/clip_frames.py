@@ -7,6 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
+from ..out_of_memory import is_out_of_memory
 from ..weights import SemiLLIEModel
 from .clip_light import SteadyLight
 from .clip_noise import REACH, Frame, average_frame
@@ -25,6 +26,7 @@ class ClipFrames:
         steady: How the light of all frames is corrected (:func:`~.clip_light.steady_light`).
         read: Returns the frame of a number, ``(C, H, W)`` in [0, 1]. What it raises for a neighbour leaves that out.
         controls: Adjustments.
+        tile, check, out_of_memory: As in :func:`~.enhance.enhance`.
     """
 
     def __init__(
@@ -33,32 +35,34 @@ class ClipFrames:
         steady: SteadyLight,
         read: Callable[[int], Tensor],
         controls: EnhanceControls | None = None,
+        *,
+        tile: int | None = None,
+        check: Callable[[], None] | None = None,
+        out_of_memory: Callable[[BaseException], bool] = is_out_of_memory,
     ) -> None:
-        self.model, self.steady, self.read = model, steady, read
+        self.model, self.steady, self.read, self.check = model, steady, read, check
         self.controls = controls or EnhanceControls()
+        self._run = NetworkPass(model.network, tile, out_of_memory)
         self._near: dict[int, tuple[Tensor, Frame]] = {}
 
-    def enhance(
-        self, index: int, *, tile: int | None = None, progress: Callable[[float], None] | None = None
-    ) -> Enhancement:
+    def enhance(self, index: int, progress: Callable[[float], None] | None = None) -> Enhancement:
         """Enhance a frame.
 
         Args:
             index: Its number.
-            tile: As in :func:`~.enhance.enhance`.
             progress: Called with the share of the work that is done.
 
         Returns:
             A batch of one.
         """
-        run = NetworkPass(self.model.network, tile)
+        run = self._run
         reach = REACH if self.controls.noise_reduction else 0
         shots = self.steady.shots
         near = range(max(index - reach, 0), min(index + reach + 1, len(shots)))
         shot = [number for number in near if shots[number] == shots[index]]
         self._near = {number: self._near[number] for number in shot if number in self._near}
         missing = [number for number in shot if number not in self._near]
-        with ready(self.model.network):
+        with ready(self.model.network, self.check):
             for count, number in enumerate(missing):
 
                 def tile_done(done: int, tiles: int, count: int = count) -> None:

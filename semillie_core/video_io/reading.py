@@ -61,6 +61,7 @@ class Video:
     """
 
     def __init__(self, path: Path) -> None:
+        av = load_av()
         self.path = path
         self.damaged = 0
         """Pieces of the file that could not be decoded when it was last read."""
@@ -82,6 +83,9 @@ class Video:
             """Pictures per second, on average."""
             self.pixel_aspect: Fraction = stream.sample_aspect_ratio or Fraction(1)
             """Width of a pixel by its height, upright."""
+            seconds = Fraction(container.duration or 0, av.time_base)
+            self.expected: int = stream.frames or round(seconds * self.rate)
+            """About how many pictures it has, as far as the file says; 0 if it does not."""
             self.formats = frozenset(container.format.name.split(","))
             """FFmpeg's names of what the file may be called, such as ``mov`` and ``mp4``."""
         self._transfer, self._matrix = int(first.color_trc), _matrix_of(first)
@@ -92,7 +96,7 @@ class Video:
                 f"{path} has colours of Dolby Vision, which only its own decoders read. Convert it to standard range "
                 "(SDR, BT.709) first, as video editors export it."
             )
-        if self.high_range and _version(load_av()) < _KNOWS_BT2020:
+        if self.high_range and _version(av) < _KNOWS_BT2020:
             raise VideoError(
                 f"{path} is of high dynamic range ({self.high_range}), which needs PyAV {_KNOWS_BT2020} or newer "
                 "(Python 3.11 or newer): pip install --upgrade av. Or convert it to standard range (SDR, BT.709) "
@@ -198,7 +202,8 @@ def load_av() -> ModuleType:
         ) from error
     if _version(av) < _OLDEST:
         raise VideoError(
-            f"Videos need PyAV {_OLDEST} or newer, and this is {av.__version__}. Update it with: pip install --upgrade av"
+            f"Videos need PyAV {_OLDEST} or newer, and this is {av.__version__}. Update it with: "
+            "pip install --upgrade av"
         )
     av.logging.set_level(None)
     return av

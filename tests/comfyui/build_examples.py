@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from blueprint import write_blueprint
 from browser import FIT, RUN, comfy_page, export, load_workflow, screenshot
-from client import Server
+from client import Server, first_picture
 from engine import REPOSITORY, prepare
 from examples import EXAMPLES, Example
 from packing import copy_tree, make_zip, server_with
@@ -31,6 +31,7 @@ THUMBNAIL = (768, 480)
 
 HELP_PICTURES = {
     "Brighten a Dark Photo": ("SemiLLIE_SamplePhoto", "SemiLLIE_LoadModel", "SemiLLIE_Enhance"),
+    "Brighten a Video": ("SemiLLIE_EnhanceVideo",),
     "Tags Before and After": ("SemiLLIE_LoadRAM", "SemiLLIE_RAMTag", "SemiLLIE_SemanticDrift"),
     "Low-Light Report": ("SemiLLIE_LowLightReport",),
     "Fine-Tune on Your Own Photos": ("SemiLLIE_FineTune", "SemiLLIE_SaveModel"),
@@ -155,12 +156,13 @@ def thumbnails(server: Server) -> None:
         return Image.open(REPOSITORY / "samples" / name)
 
     def result(name: str, node: str, index: int = 0) -> Image.Image:
-        return Image.open(server.saved(server.run(EXAMPLES[name].prompt), node)[index])
+        return first_picture(server.saved(server.run(EXAMPLES[name].prompt), node)[index])
 
     pictures = {
         "Brighten a Dark Photo": split(sample("portrait.png"), result("Brighten a Dark Photo", "4")),
         "Large Photo in Tiles": split(sample("meadow.jpg"), result("Large Photo in Tiles", "4")),
         "Tags Before and After": split(sample("coffee.png"), result("Tags Before and After", "8")),
+        "Brighten a Video": split(sample("clips/meadow-pan.webp"), result("Brighten a Video", "5")),
         "Fine-Tune on Your Own Photos": split(
             sample("meadow.jpg"), result("Fine-Tune on Your Own Photos", "7")
         ),

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import Engine
+from PIL import Image
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -262,3 +263,13 @@ class Server:
         elif kind == "execution_error":
             run.status = kind
             run.error = data["exception_message"]
+
+
+def first_picture(path: Path) -> Image.Image:
+    """What a saved file shows first, of a photo or a video."""
+    if path.suffix != ".mp4":
+        return Image.open(path)
+    import av
+
+    with av.open(str(path)) as container:
+        return next(container.decode(video=0)).to_image()

@@ -22,6 +22,17 @@ ENHANCE = {
     "steady_frames": 1,
     "noise_reduction": 1.0,
 }
+ENHANCE_VIDEO = {
+    "strength": 1.0,
+    "brightness": 0.0,
+    "saturation": 1.0,
+    "protect_highlights": 1.0,
+    "noise_reduction": 1.0,
+    "keep_well_lit": True,
+    "steady_frames": 24,
+    "crf": 18,
+    "tiling": "auto",
+}
 TAG = {
     "threshold_mode": "per_tag",
     "threshold_offset": 0.0,
@@ -159,10 +170,33 @@ FRAMES = Example(
     "them are computed at once, and the rest waits outside the GPU, so a long clip needs no more of the GPU's "
     "memory than a short one.\n\n**steady_frames** averages the exposure over about a second of frames, so that it "
     "does not pump as the camera moves, and grain over five, so that it does not flicker; 1 judges every frame by "
-    "itself.\n\n**Your own video:** *Load Video* → "
-    "*Get Video Components* → *Semi-LLIE Enhance* → *Create Video* → *Save Video*.",
+    "itself.\n\n**A video file** of any length: the "
+    "template *Brighten a Video*.",
     note_box=(40, 400, 290, 400),
     saves=("4", "5"),
+)
+
+VIDEO = Example(
+    prompt={
+        "1": node("SemiLLIE_SamplePhoto", photo="meadow-pan"),
+        "2": _load(),
+        "3": node("CreateVideo", images=["1", 0], fps=8.0),
+        "4": node("SemiLLIE_EnhanceVideo", model=["2", 0], video=["3", 0], **ENHANCE_VIDEO),
+        "5": node("SaveVideo", video=["4", 0], filename_prefix="video/bright", format="auto", codec="auto"),
+    },
+    layout={
+        "1": (40, 60, 290, 80),
+        "2": (40, 330, 290, 110),
+        "3": (40, 210, 290, 80),
+        "4": (380, 60, 340, 340),
+        "5": (770, 60, 560, 520),
+    },
+    note="## Brighten a video\n\n**Your own video:** *Load Video* in place of *Sample Photo* and *Create Video*. It "
+    "may be of any length: a few frames are in memory at a time, and the sound is kept.\n\n**steady_frames** "
+    "averages the exposure over about a second of frames, so that it does not pump as the camera moves, and grain over "
+    "five, so that it does not flicker.\n\nHDR, as phones record it, becomes standard range.",
+    note_box=(40, 490, 680, 260),
+    saves=("5",),
 )
 
 TAGS = Example(
@@ -291,6 +325,7 @@ TUNE = Example(
 EXAMPLES = {
     "Brighten a Dark Photo": QUICK,
     "Large Photo in Tiles": LARGE,
+    "Brighten a Video": VIDEO,
     "Batch of Video Frames": FRAMES,
     "Tags Before and After": TAGS,
     "Low-Light Report": REPORT,
