@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ._png import HDR_TRANSFERS
+from ._vips import from_array
 from .photo import PhotoError
 
 HEIF_FORMATS = ("avif", "heic")
@@ -105,15 +106,10 @@ def _with_pillow_heif(vips: Any, path: Path, data: bytes) -> tuple[Any, int]:
         ) from error
     try:
         picture = pillow_heif.open_heif(data, convert_hdr_to_8bit=False)
-        array = np.ascontiguousarray(picture)
+        array = np.asarray(picture)
     except (ValueError, OSError, EOFError, RuntimeError, SyntaxError) as error:
         raise vips.Error("pillow_heif", str(error).strip()) from error
-    height, width = array.shape[:2]
-    bands = array.shape[2] if array.ndim == 3 else 1
-    kind = "uchar" if array.dtype == np.uint8 else "ushort"
-    image = vips.Image.new_from_memory(array.tobytes(), width, height, bands, kind)
-    names = (("b-w", "srgb"), ("grey16", "rgb16"))[kind == "ushort"]
-    image = image.copy(interpretation=names[bands >= 3])
+    image = from_array(vips, array)
     for name, key in (("icc-profile", "icc_profile"), ("exif", "exif"), ("xmp", "xmp")):
         if content := picture.info.get(key):
             image.set_type(vips.GValue.blob_type, f"{name}-data", content)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .photo import PhotoError
 
 
@@ -26,6 +29,17 @@ def load_vips() -> Any:
     # Every photo is decoded once: what the operation cache would keep is memory lost.
     pyvips.cache_set_max(0)
     return pyvips
+
+
+def from_array(vips: Any, array: NDArray[np.uint8] | NDArray[np.uint16]) -> Any:
+    """A picture with ``(H, W)`` or ``(H, W, C)`` values: grey or, of three channels and more, RGB."""
+    height, width = array.shape[:2]
+    bands = array.shape[2] if array.ndim == 3 else 1
+    kind, grey, colour = (
+        ("uchar", "b-w", "srgb") if array.dtype == np.uint8 else ("ushort", "grey16", "rgb16")
+    )
+    image = vips.Image.new_from_memory(array.tobytes(), width, height, bands, kind)
+    return image.copy(interpretation=colour if bands >= 3 else grey)
 
 
 def reason(error: Any) -> str:

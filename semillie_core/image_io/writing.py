@@ -17,7 +17,7 @@ from ..files import atomic_write, check_writable
 from ._iptc import from_photoshop, to_photoshop
 from ._png import add_chunks
 from ._tiff import add_exif_to_tiff, add_iptc_to_tiff, shorten_exif
-from ._vips import load_vips, reason
+from ._vips import from_array, load_vips, reason
 from .photo import PHOTO_SUFFIXES, Photo, PhotoError
 
 _DEEP_FORMATS = ("png", "tiff")
@@ -137,14 +137,8 @@ def _format_of(path: Path) -> str:
 
 
 def _to_vips(vips: Any, planes: Tensor, bit_depth: int) -> Any:
-    bands, height, width = planes.shape
     levels = (planes * (2**bit_depth - 1)).round().movedim(0, -1).numpy()
-    array = np.ascontiguousarray(levels, dtype=np.uint8 if bit_depth == 8 else np.uint16)
-    kinds = ("b-w", "srgb") if bit_depth == 8 else ("grey16", "rgb16")
-    image = vips.Image.new_from_memory(
-        array.tobytes(), width, height, bands, "uchar" if bit_depth == 8 else "ushort"
-    )
-    return image.copy(interpretation=kinds[bands >= 3])
+    return from_array(vips, levels.astype(np.uint8 if bit_depth == 8 else np.uint16))
 
 
 def _encode(image: Any, file_format: str, quality: int) -> bytes:
