@@ -29,7 +29,7 @@ VIDEO_SUFFIXES = frozenset(
 )
 """Endings of videos."""
 
-_NOT_WRITTEN = VIDEO_SUFFIXES | {".bmp", ".gif", ".jp2", ".jxl", ".exr", ".ppm", ".psd", ".tga", ".dng"}
+_NOT_WRITTEN = VIDEO_SUFFIXES | {".bmp", ".gif", ".jp2", ".jxl", ".exr", ".ppm", ".psd", ".tga"}
 """Endings by which an output is meant for a file, of pictures and videos that are not written as photos."""
 
 _MARK, _COMPARISON = "_enhanced", "_compare"
@@ -133,7 +133,7 @@ def plan_jobs(
     """Give every photo result files of its own that are none of the photos.
 
     A result has its photo's name and ending; where the ending is not that of the format which the photo's content
-    shows, that format is not written (AVIF and HEIC), or ``file_format`` asks for another, the ending of the format
+    shows, that format is not written (AVIF, HEIC, RAW), or ``file_format`` asks for another, the ending of the format
     that is. Without ``output``, results go beside single photos as ``NAME_enhanced`` and for a folder into
     ``FOLDER_enhanced`` beside it. An ``output`` that ends like a picture or clip and is not a folder is a file,
     otherwise a folder that mirrors the searched ones. Where names coincide, the later ones are numbered.

@@ -28,9 +28,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "enhance",
         help="brighten photos",
-        description="Brighten dark photos: PNG, JPEG, WebP and TIFF with 8 or 16 bits per channel, AVIF and HEIC. "
-        "Depth, orientation, colour profile, transparency and metadata are kept, and the photos themselves are never "
-        "written to.",
+        description="Brighten dark photos: PNG, JPEG, WebP and TIFF with 8 or 16 bits per channel, AVIF, HEIC and "
+        "camera RAW. Depth, orientation, colour profile, transparency and metadata are kept, and the photos themselves "
+        "are never written to.",
         epilog="Exit status: 0 if every photo was enhanced or had a result already, 1 if some could not be, 2 if the "
         "call makes no sense, 130 after Ctrl-C.",
     )
@@ -54,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--format",
         choices=tuple(SUFFIX_OF_FORMAT),
         help="write this format (default: that of each photo; for AVIF and HEIC JPEG, or PNG if they have more than 8 "
-        "bits per channel or transparency)",
+        "bits per channel or transparency; for camera RAW PNG)",
     )
     parser.add_argument(
         "--quality",

@@ -1,7 +1,7 @@
 """Photo files on disk: PNG, JPEG, WebP and TIFF with their depth, orientation, profile, metadata and alpha.
 
-AVIF and HEIC are read, too. Reading and writing need pyvips, which the extra ``cli`` installs; importing this room
-does not.
+AVIF, HEIC and camera RAW are read, too. Reading and writing need pyvips, which the extra ``cli`` installs; importing
+this room does not.
 """
 
 from ._vips import load_vips

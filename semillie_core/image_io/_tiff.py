@@ -18,10 +18,14 @@ _INTEROPERABILITY = 0xA005
 """Points to a third directory, which says nothing about the photo."""
 _MAKERS_NOTE = 0x927C
 """What the camera's maker writes into EXIF for itself: up to nearly all of it."""
+_COLOUR_SPACE, _SRGB = 0xA001, 1
 _IPTC = 33723
 _BYTES_OF_TYPE = {1: 1, 4: 4, 7: 1}
 """Of the types in which files have IPTC: bytes, numbers of four bytes, and undefined."""
 _UNDEFINED = 7
+_PHOTOMETRIC, _INNER_DIRECTORIES = 262, 330
+_SENSOR_DATA = (32803, 34892)
+"""Kinds of pictures: one value per pixel, behind filters of several colours (TIFF/EP), and all at each (DNG)."""
 _NEW_SUBFILE_TYPE = 254
 _REDUCED = 1
 """Its bit of smaller copies of another picture in the file."""
@@ -29,17 +33,20 @@ _DAMAGE = (ValueError, LookupError, TypeError, SyntaxError, OSError, struct.erro
 """What Pillow raises at EXIF that is damaged, depending on where."""
 
 
-def exif_of_tiff(data: bytes) -> bytes | None:
+def exif_of_tiff(data: bytes, *, as_srgb: bool = False) -> bytes | None:
     """The EXIF of a TIFF file as the block that other formats hold.
 
     Args:
         data: The file.
+        as_srgb: Let it say that the photo is in sRGB, whatever the camera was set to.
 
     Returns:
         The block, or ``None`` if there is no EXIF or it is damaged.
     """
     try:
         exif = _select(data, "<")
+        if as_srgb and (camera := exif.get(_DIRECTORY_TAGS[0])):
+            camera[_COLOUR_SPACE] = _SRGB
         return exif.tobytes() if len(exif) else None
     except _DAMAGE:
         return None
@@ -151,6 +158,27 @@ def full_pages(data: bytes) -> list[int]:
     except (struct.error, IndexError, OverflowError):
         pass
     return [page for page, is_copy in enumerate(copies.values()) if not is_copy] or list(range(len(copies)))
+
+
+def holds_sensor_data(data: bytes) -> bool:
+    """Whether a TIFF file is a camera's RAW file, the first picture of which may be a preview.
+
+    Args:
+        data: The file, of which the part that is no picture is looked at; with 32-bit offsets.
+
+    Returns:
+        ``False`` also if that part is damaged.
+    """
+    order = _order(data)
+    try:
+        offsets = list(struct.unpack_from(f"{order}I", data, 4))
+        if inner := _entries(data, offsets[0], order).get(_INNER_DIRECTORIES):
+            count, offset = struct.unpack_from(f"{order}II", inner, 4)
+            offsets += [offset] if count == 1 else struct.unpack_from(f"{order}{count}I", data, offset)
+        kinds = [_entries(data, offset, order).get(_PHOTOMETRIC) for offset in offsets]
+        return any(kind and struct.unpack_from(f"{order}H", kind, 8)[0] in _SENSOR_DATA for kind in kinds)
+    except struct.error:
+        return False
 
 
 def _select(data: bytes, order: str) -> Image.Exif:

@@ -19,10 +19,21 @@ PHOTO_SUFFIXES = {
 }
 """File name endings, in lower case, and the format each stands for."""
 
-READABLE_SUFFIXES = {**PHOTO_SUFFIXES, ".avif": "avif", ".heic": "heic", ".heif": "heic", ".hif": "heic"}
-"""The same, with the formats that are read but not written."""
+_RAW_KINDS = (
+    "dng 3fr arw cr2 cr3 crw dcr erf fff iiq kdc mef mos mrw nef nrw orf pef raf rw2 rwl sr2 srf srw x3f"
+)
+RAW_SUFFIXES = tuple(f".{kind}" for kind in _RAW_KINDS.split())
+"""Endings of camera RAW files, in lower case."""
 
-READABLE_FORMATS = "PNG, JPEG, WebP, TIFF, AVIF or HEIC"
+READABLE_SUFFIXES = {
+    **PHOTO_SUFFIXES,
+    ".avif": "avif",
+    **dict.fromkeys((".heic", ".heif", ".hif"), "heic"),
+    **dict.fromkeys(RAW_SUFFIXES, "raw"),
+}
+"""The endings that are written, with those of formats that are read but not written."""
+
+READABLE_FORMATS = "PNG, JPEG, WebP, TIFF, AVIF, HEIC or camera RAW"
 """For messages."""
 
 
@@ -38,9 +49,9 @@ class Photo:
     """``(C, H, W)`` float32 in [0, 1]. C is 3 (RGB) or 4 (RGB and alpha); greyscale is expanded to three equal
     channels. Values are the file's own, in the colour space of its profile (sRGB without one)."""
     format: str
-    """``"png"``, ``"jpeg"``, ``"webp"``, ``"tiff"``, ``"avif"`` or ``"heic"``, from the content of the file."""
+    """``"png"``, ``"jpeg"``, ``"webp"``, ``"tiff"``, ``"avif"``, ``"heic"`` or ``"raw"``, from the file's content."""
     bit_depth: int = 8
-    """Bits per channel, 8 or 16; 16 for the 10 or 12 of AVIF and HEIC."""
+    """Bits per channel, 8 or 16; 16 for the 10 or 12 of AVIF and HEIC, and for RAW."""
     is_grey: bool = False
     """Whether the file holds one colour channel."""
     metadata: Mapping[str, bytes] = field(default_factory=dict, repr=False)

@@ -11,7 +11,8 @@ import torch
 
 from ._heif import HEIF_FORMATS, exceeds_jpeg, heif_format, load_heif
 from ._png import colour_chunks, frame_count, hdr_transfer, text_chunks
-from ._tiff import exif_of_tiff, full_pages, iptc_of_tiff
+from ._raw import exif_of_raw, is_raw, load_raw
+from ._tiff import exif_of_tiff, full_pages, holds_sensor_data, iptc_of_tiff
 from ._vips import load_vips, reason
 from .photo import READABLE_FORMATS, Photo, PhotoError
 
@@ -34,13 +35,18 @@ _XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>)\s*)[2-8]""
 
 
 def read_photo(path: str | Path) -> Photo:
-    """Read a PNG, JPEG, WebP, TIFF, AVIF or HEIC file; the content decides which, not the name.
+    """Read a PNG, JPEG, WebP, TIFF, AVIF, HEIC or camera RAW file; the content decides which, not the name.
 
     EXIF orientation is applied, so that the pixels are upright. An ICC profile is kept as it is and the pixel values
     with it: a photo in Display P3 or Adobe RGB is processed in its own values and keeps its profile. So it is with the
     chunks by which a PNG says the same without a profile. Only CMYK is converted, to sRGB through its embedded
     profile, or a generic one without. AVIF and HEIC give their main picture; where they name Display P3 by a number,
     it becomes a profile. HEIC needs a libvips that was built with HEVC, or the package pillow_heif.
+
+    RAW needs the package rawpy. It is developed to sRGB of 16 bits with the camera's white balance, and as bright as it
+    was exposed, with no curve or correction of the camera's. What begins as any TIFF file does is RAW if its name ends
+    so, or if sensor data is in it. EXIF is kept where a RAW file is laid out like TIFF; XMP is not: it may tell
+    programs to develop the photo once more.
 
     Args:
         path: The file.
@@ -53,7 +59,7 @@ def read_photo(path: str | Path) -> Photo:
     path = Path(path)
     vips = load_vips()
     data = _content(path)
-    file_format = _sniff(data)
+    file_format = _sniff(data, path)
     if file_format is None:
         raise PhotoError(f"{path} is not a {READABLE_FORMATS} file. Convert it to one of these first.")
     if file_format == "png" and (transfer := hdr_transfer(data)):
@@ -66,12 +72,14 @@ def read_photo(path: str | Path) -> Photo:
         pictures = 1
         if file_format in HEIF_FORMATS:
             image, used_bits = load_heif(vips, path, data, file_format)
+        elif file_format == "raw":
+            image = load_raw(vips, path, data)
         else:
             options = {"page": pages[0]} if pages else {}
             image = vips.Operation.call(_LOADERS[file_format], data, fail_on="error", **options)
         if file_format == "png":
             pictures = frame_count(data)
-        elif file_format not in HEIF_FORMATS:
+        elif file_format in _LOADERS:
             pictures = len(pages) or (image.get("n-pages") if image.get_typeof("n-pages") else 1)
         _check_structure(path, image, pictures)
         image = image.autorot()
@@ -101,6 +109,8 @@ def read_photo(path: str | Path) -> Photo:
     metadata = _metadata(image)
     if file_format == "tiff" and (exif := exif_of_tiff(data)):
         metadata["exif-data"] = exif
+    if file_format == "raw" and (exif := exif_of_raw(data)):
+        metadata["exif-data"] = exif
     if file_format == "tiff" and (iptc := iptc_of_tiff(data)):
         metadata["iptc-data"] = iptc
     return Photo(
@@ -121,14 +131,15 @@ def photo_format(path: str | Path) -> str | None:
         path: The file.
 
     Returns:
-        ``None`` if it is none of the supported ones, or no file that can be read twice.
+        ``None`` if it is none of the supported ones, or no file that can be read twice. A RAW file that begins as
+        any TIFF file does is one by the ending of its name only.
     """
     path = Path(path)
     try:
         if not path.is_file():  # The bytes of a pipe would be gone.
             return None
         with path.open("rb") as file:
-            return _sniff(file.read(_SIGNATURE_BYTES))
+            return _sniff(file.read(_SIGNATURE_BYTES), path)
     except OSError:
         return None
 
@@ -140,10 +151,12 @@ def result_format(path: str | Path) -> str | None:
         path: The photo.
 
     Returns:
-        Its own; of AVIF and HEIC, which are not written, JPEG, or PNG for more than 8 bits or transparency. ``None``
-        as for :func:`photo_format`.
+        Its own; of AVIF and HEIC, which are not written, JPEG, or PNG for more than 8 bits or transparency; of RAW
+        PNG. ``None`` as for :func:`photo_format`.
     """
     found = photo_format(path)
+    if found == "raw":
+        return "png"
     if found not in HEIF_FORMATS:
         return found
     try:
@@ -167,16 +180,20 @@ def _content(path: Path) -> bytes:
     return data
 
 
-def _sniff(data: bytes) -> str | None:
+def _sniff(data: bytes, path: Path) -> str | None:
     if data.startswith(b"\xff\xd8\xff"):
         return "jpeg"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
+    if found := heif_format(data):
+        return found
+    if is_raw(data, path.suffix):
+        return "raw"
     if data[:4] in _TIFF_SIGNATURES:
-        return "tiff"
-    return heif_format(data)
+        return "raw" if holds_sensor_data(data) else "tiff"
+    return None
 
 
 def _check_structure(path: Path, image: Any, pictures: int) -> None:

@@ -258,6 +258,19 @@ def test_avif_becomes_jpeg(semillie, tmp_path):
     assert read_photo(tmp_path.with_name(f"{tmp_path.name}_enhanced") / "a.jpg").pixels.shape == (3, 40, 56)
 
 
+def test_raw_and_the_jpeg_beside_it_become_two_photos(semillie, photo, tmp_path, dng):
+    pytest.importorskip("rawpy", reason="camera RAW needs rawpy")
+    photo("a.jpg")
+    (tmp_path / "a.dng").write_bytes(dng(torch.linspace(0, 0.01, 3000).expand(3, 24, 3000)))
+    status, _, err = semillie("enhance", tmp_path)
+    assert (status, err) == (0, "")
+    results = tmp_path.with_name(f"{tmp_path.name}_enhanced")
+    assert read_photo(results / "a.jpg").pixels.shape == (3, 40, 56)
+    deep = read_photo(results / "a.png")
+    assert (deep.bit_depth, deep.pixels.shape) == (16, (3, 24, 3000))
+    assert len(deep.pixels[1].unique()) > 256
+
+
 def test_a_deep_photo_of_the_wrong_name_stays_deep(semillie, tmp_path):
     import numpy as np
     import pyvips

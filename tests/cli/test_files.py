@@ -47,6 +47,7 @@ def test_folders_give_their_photos_in_order(tmp_path):
         "._b.jpg",
         "sub/e.jpg",
         "sub/f.HEIC",
+        "sub/g.NEF",
         ".Trash-1000/files/thrown_away.jpg",
         "sub/.thumbnails/e.jpg",
     )
@@ -59,6 +60,7 @@ def test_folders_give_their_photos_in_order(tmp_path):
         "e.jfif",
         "sub/e.jpg",
         "sub/f.HEIC",
+        "sub/g.NEF",
     ]
 
 
@@ -214,6 +216,8 @@ def test_endings_of_results_follow_the_content(tmp_path):
         "2024.12.24": ("jpeg", "2024.12.24.jpg"),
         "IMG_1.HEIC": ("heic", "IMG_1.jpg"),
         "f.heif": ("png", "f.png"),
+        "g.NEF": ("tiff", "g.png"),
+        "h.dng": ("jpeg", "h.jpg"),
     }
     for name, (content, _) in names.items():
         (tmp_path / name).write_bytes(contents[content])
@@ -231,6 +235,8 @@ def test_endings_of_results_follow_the_content(tmp_path):
         "2024.12.24.webp",
         "IMG_1.webp",
         "f.webp",
+        "g.webp",
+        "h.webp",
     ]
     assert targets([tmp_path / "e"], tmp_path / "f.jfif", file_format="jpg") == [tmp_path / "f.jfif"]
     assert targets([tmp_path / "e"]) == [tmp_path / "e_enhanced.tif"]
@@ -269,6 +275,8 @@ def test_results_are_never_photos_even_through_links(tmp_path):
         (("x/a.jpg", "y/a.jpg", "z/A.JPG"), None),
         (("x/a.jpg", "x/a.png", "x/a-2.png"), "png"),
         (("x/a.jpg", "x/a.png", "x/a.webp", "x/a_compare.jpg"), "jpeg"),
+        (("x/a.dng", "x/a.jpg", "y/a.NEF"), None),
+        (("x/a.dng", "x/a.jpg"), "jpeg"),
     ],
 )
 @pytest.mark.parametrize("compare", [False, True])
@@ -312,6 +320,8 @@ def test_one_output_file_is_for_one_other_photo(tmp_path):
         targets([tmp_path / "a.jpg"], tmp_path / "sub" / ".." / "a.jpg")
     with pytest.raises(UsageError, match="HEIC is read but not written"):
         targets([tmp_path / "a.jpg"], tmp_path / "new.heic", file_format="tiff")
+    with pytest.raises(UsageError, match="DNG is read but not written"):
+        targets([tmp_path / "a.jpg"], tmp_path / "new.dng")
     with pytest.raises(UsageError, match=r"BMP is not written.*\.png"):
         targets([tmp_path / "a.jpg"], tmp_path / "new.bmp")
     with pytest.raises(UsageError, match="MP4 is not written"):

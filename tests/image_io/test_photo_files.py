@@ -722,9 +722,12 @@ def test_truncated_files_are_errors(tmp_path, suffix, part):
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"plain text", "is not a PNG, JPEG, WebP, TIFF, AVIF or HEIC file"),
-        (b"GIF89a" + bytes(20), "is not a PNG, JPEG, WebP, TIFF, AVIF or HEIC file"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not a PNG, JPEG, WebP, TIFF, AVIF or HEIC file"),
+        (b"plain text", "is not a PNG, JPEG, WebP, TIFF, AVIF, HEIC or camera RAW file"),
+        (b"GIF89a" + bytes(20), "is not a PNG, JPEG, WebP, TIFF, AVIF, HEIC or camera RAW file"),
+        (
+            b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+            "is not a PNG, JPEG, WebP, TIFF, AVIF, HEIC or camera RAW file",
+        ),
         (b"\xff\xd8\xff\xe0", "truncated, damaged"),
     ],
 )

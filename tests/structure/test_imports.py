@@ -17,6 +17,7 @@ HEAVY = {
     "huggingface_hub",
     "av",
     "pyvips",
+    "rawpy",
     "tqdm",
     "yaml",
     "skimage",
