@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ._png import HDR_TRANSFERS
 from ._vips import from_array
 from .photo import PhotoError
 
@@ -44,7 +43,7 @@ def exceeds_jpeg(data: bytes) -> bool:
     return any(alpha in data for alpha in _ALPHA) or any(depth > 8 for depth in depths)
 
 
-def colour_codes(data: bytes) -> tuple[int, int]:
+def heif_colour_codes(data: bytes) -> tuple[int, int]:
     """Colour primaries and transfer characteristics (ITU-T H.273) of a file's picture; 2 is unknown."""
     content = _primary_properties(data).get(b"colrnclx", b"")
     return struct.unpack_from(">HH", content) if len(content) >= 4 else (_UNKNOWN, _UNKNOWN)
@@ -63,15 +62,10 @@ def load_heif(vips: Any, path: Path, data: bytes, file_format: str) -> tuple[Any
         The picture with its metadata, in memory, and the bits per channel that are used of its 8 or 16.
 
     Raises:
-        PhotoError: It shows several pictures, has high dynamic range, or no decoder is installed.
+        PhotoError: It shows several pictures, or no decoder is installed.
         pyvips.Error: It is damaged.
     """
-    primaries, transfer = colour_codes(data)
-    if transfer in HDR_TRANSFERS:
-        raise PhotoError(
-            f"{path} has high dynamic range ({HDR_TRANSFERS[transfer]}). Save it with standard dynamic range, as "
-            "sRGB, first."
-        )
+    primaries, _ = heif_colour_codes(data)
     if is_sequence(data):
         raise PhotoError(f"{path} holds a sequence of pictures. Save each as a file of its own first.")
     image = None

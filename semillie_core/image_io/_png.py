@@ -16,8 +16,7 @@ _COLOUR = (b"cICP", b"gAMA", b"cHRM", b"sRGB")
 _TEXT = (b"tEXt", b"zTXt", b"iTXt")
 _XMP = b"XML:com.adobe.xmp\0"
 """What a chunk of text begins with that libvips reads and writes as XMP."""
-HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
-"""Transfer characteristics of ITU-T H.273 that stand for high dynamic range."""
+_UNKNOWN = 2
 
 
 def colour_chunks(data: bytes) -> bytes:
@@ -46,10 +45,10 @@ def add_chunks(data: bytes, chunks: bytes) -> bytes:
     return data[:start] + chunks + data[start:]
 
 
-def hdr_transfer(data: bytes) -> str | None:
-    """``"PQ"`` or ``"HLG"`` if that is what a PNG file's values stand for."""
+def png_colour_codes(data: bytes) -> tuple[int, int]:
+    """Colour primaries and transfer characteristics (ITU-T H.273) of a PNG file's values; 2 is unknown."""
     content = _chunks_before_pixels(data).get(b"cICP", b"")[8:-4]
-    return HDR_TRANSFERS.get(content[1]) if len(content) == 4 else None
+    return (content[0], content[1]) if len(content) == 4 else (_UNKNOWN, _UNKNOWN)
 
 
 def frame_count(data: bytes) -> int:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._heif import HEIF_FORMATS, exceeds_jpeg, heif_format, load_heif
-from ._png import colour_chunks, frame_count, hdr_transfer, text_chunks
+from ..colour import linear_to_srgb
+from ..dynamic_range import HIGH_RANGE, to_standard_range
+from ._heif import HEIF_FORMATS, exceeds_jpeg, heif_colour_codes, heif_format, load_heif
+from ._png import colour_chunks, frame_count, png_colour_codes, text_chunks
 from ._raw import exif_of_raw, is_raw, load_raw
 from ._tiff import exif_of_tiff, full_pages, holds_sensor_data, iptc_of_tiff
 from ._vips import load_vips, reason
@@ -28,6 +30,8 @@ _DESCRIPTION_BYTES = 2**20
 _MOST_PIXELS = 2**30
 """Of more, a small file can claim more than memory holds, and the process would be killed instead of told so."""
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_UNKNOWN, _BT2020 = 2, 9
+"""Colour primaries of ITU-T H.273."""
 _DEPTHS = {"uchar": 8, "ushort": 16}
 _COLOUR_SPACES = ("srgb", "rgb", "rgb16", "b-w", "grey16")
 _METADATA = ("icc-profile-data", "xmp-data", "iptc-data", "exif-data")
@@ -39,9 +43,10 @@ def read_photo(path: str | Path) -> Photo:
 
     EXIF orientation is applied, so that the pixels are upright. An ICC profile is kept as it is and the pixel values
     with it: a photo in Display P3 or Adobe RGB is processed in its own values and keeps its profile. So it is with the
-    chunks by which a PNG says the same without a profile. Only CMYK is converted, to sRGB through its embedded
-    profile, or a generic one without. AVIF and HEIC give their main picture; where they name Display P3 by a number,
-    it becomes a profile. HEIC needs a libvips that was built with HEVC, or the package pillow_heif.
+    chunks by which a PNG says the same without a profile. CMYK is converted to sRGB, through its embedded profile, or
+    a generic one without, and so is high dynamic range (PQ, HLG) as PNG, AVIF and HEIC name it by numbers. AVIF and
+    HEIC give their main picture; where they name Display P3 by a number, it becomes a profile. HEIC needs a libvips
+    that was built with HEVC, or the package pillow_heif.
 
     RAW needs the package rawpy. It is developed to sRGB of 16 bits with the camera's white balance, and as bright as it
     was exposed, with no curve or correction of the camera's. What begins as any TIFF file does is RAW if its name ends
@@ -53,8 +58,8 @@ def read_photo(path: str | Path) -> Photo:
 
     Raises:
         PhotoError: The file is missing, truncated, damaged, not a photo of a supported format, or holds more than
-            2^30 pixels, several pictures, high dynamic range (PQ or HLG), an unsupported number of channels, or samples
-            of another type than 8 or 16-bit integers; or what decodes it is not installed.
+            2^30 pixels, several pictures, high dynamic range in colours other than BT.2020's, an unsupported number of
+            channels, or samples of another type than 8 or 16-bit integers; or what decodes it is not installed.
     """
     path = Path(path)
     vips = load_vips()
@@ -62,9 +67,11 @@ def read_photo(path: str | Path) -> Photo:
     file_format = _sniff(data, path)
     if file_format is None:
         raise PhotoError(f"{path} is not a {READABLE_FORMATS} file. Convert it to one of these first.")
-    if file_format == "png" and (transfer := hdr_transfer(data)):
+    primaries, transfer = _colour_codes(data, file_format)
+    if transfer in HIGH_RANGE and primaries != _BT2020:
         raise PhotoError(
-            f"{path} has high dynamic range ({transfer}). Save it with standard dynamic range, as sRGB, first."
+            f"{path} has high dynamic range ({HIGH_RANGE[transfer]}) with other colours than those of BT.2020. Save it "
+            "with standard dynamic range, as sRGB, first."
         )
     try:
         pages = full_pages(data) if file_format == "tiff" else []
@@ -107,6 +114,11 @@ def read_photo(path: str | Path) -> Photo:
     if colours == 1:
         planes = torch.cat([planes[:1].expand(3, -1, -1), planes[1:]])
     metadata = _metadata(image)
+    png_chunks = colour_chunks(data) + text_chunks(data) if file_format == "png" else b""
+    if transfer in HIGH_RANGE:
+        planes[:3] = linear_to_srgb(to_standard_range(planes[:3], transfer))
+        metadata.pop("icc-profile-data", None)
+        png_chunks = text_chunks(data) if file_format == "png" else b""
     if file_format == "tiff" and (exif := exif_of_tiff(data)):
         metadata["exif-data"] = exif
     if file_format == "raw" and (exif := exif_of_raw(data)):
@@ -119,9 +131,16 @@ def read_photo(path: str | Path) -> Photo:
         bit_depth,
         is_grey=colours == 1,
         metadata=metadata,
-        png_chunks=colour_chunks(data) + text_chunks(data) if file_format == "png" else b"",
+        png_chunks=png_chunks,
         resolution=(image.xres, image.yres),
     )
+
+
+def _colour_codes(data: bytes, file_format: str) -> tuple[int, int]:
+    """Colour primaries and transfer characteristics (ITU-T H.273) that a file names by numbers; 2 is unknown."""
+    if file_format == "png":
+        return png_colour_codes(data)
+    return heif_colour_codes(data) if file_format in HEIF_FORMATS else (_UNKNOWN, _UNKNOWN)
 
 
 def photo_format(path: str | Path) -> str | None:

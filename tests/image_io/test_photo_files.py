@@ -16,6 +16,8 @@ import torch
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin, features
 from PIL.TiffImagePlugin import IFDRational
 
+from semillie_core.colour import linear_to_srgb
+from semillie_core.dynamic_range import to_standard_range
 from semillie_core.image_io import (
     Photo,
     PhotoError,
@@ -386,10 +388,39 @@ def test_damaged_colour_chunks_are_left_out(tmp_path):
     assert read_photo(tmp_path / "a.png").png_chunks == LINEAR
 
 
-@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
-def test_high_dynamic_range_is_refused(tmp_path, transfer, name):
-    (tmp_path / "a.png").write_bytes(png_with(png_chunk(b"cICP", bytes([9, transfer, 0, 1]))))
-    with pytest.raises(PhotoError, match=rf"a\.png has high dynamic range \({name}\)\. Save it"):
+def pq(light):
+    """cd/m2 as a signal (SMPTE ST 2084)."""
+    power = (light / 10000) ** 0.1593017578125
+    return ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
+
+
+def hlg(light):
+    """cd/m2 of grey on a display of 1000 as a signal below 0.5 (ARIB STD-B67, system gamma 1.2)."""
+    return np.sqrt(3 * (light / 1000) ** (1 / 1.2))
+
+
+@pytest.mark.parametrize(("transfer", "curve"), [(16, pq), (18, hlg)])
+def test_high_dynamic_range_becomes_srgb(tmp_path, transfer, curve):
+    """White is 203 cd/m2, and light stays what it is."""
+    shown = np.linspace(0.05, 0.55, 64)
+    light = ((shown + 0.055) / 1.055) ** 2.4
+    signal = np.round(curve(203 * light) * 65535).astype(np.uint16)
+    pyvips.Image.new_from_array(np.tile(signal[None, :, None], (8, 1, 3)), interpretation="rgb16").pngsave(
+        tmp_path / "plain.png"
+    )
+    text = png_chunk(b"tEXt", b"Title\0Night")
+    data = (tmp_path / "plain.png").read_bytes()
+    codes = png_chunk(b"cICP", bytes([9, transfer, 0, 1]))
+    (tmp_path / "a.png").write_bytes(data[:33] + codes + LINEAR + text + data[33:])
+    photo = read_photo(tmp_path / "a.png")
+    assert (photo.bit_depth, photo.png_chunks) == (16, text)
+    expected = torch.from_numpy(shown).float().expand(3, 8, 64)
+    torch.testing.assert_close(photo.pixels, expected, atol=2e-3, rtol=0)
+
+
+def test_high_dynamic_range_in_other_colours_is_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(png_with(png_chunk(b"cICP", bytes([12, 16, 0, 1]))))
+    with pytest.raises(PhotoError, match=r"a\.png has high dynamic range \(PQ\).*Save it"):
         read_photo(tmp_path / "a.png")
 
 
@@ -563,6 +594,8 @@ def test_colours_that_avif_names_by_numbers(tmp_path, avif):
     path = tmp_path / "a.avif"
     content = bytearray(avif(to_pil(smooth())))
     at = content.index(b"colrnclx") + 8
+    path.write_bytes(content)
+    plain = read_photo(path).pixels
     for primaries, transfer in ((1, 13), (12, 13), (9, 16), (9, 18)):
         content[at : at + 4] = bytes([0, primaries, 0, transfer])
         path.write_bytes(content)
@@ -570,8 +603,8 @@ def test_colours_that_avif_names_by_numbers(tmp_path, avif):
             profile = read_photo(path).metadata.get("icc-profile-data")
             assert profile == (pyvips.Image.profile_load("p3") if primaries == 12 else None)
         else:
-            with pytest.raises(PhotoError, match=r"a\.avif has high dynamic range \((PQ|HLG)\)"):
-                read_photo(path)
+            expected = linear_to_srgb(to_standard_range(plain, transfer))
+            torch.testing.assert_close(read_photo(path).pixels, expected)
 
 
 def test_avif_that_cannot_be_read(tmp_path, avif, monkeypatch):
