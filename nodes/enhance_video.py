@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,10 +15,12 @@ from comfy_api.latest import InputImpl, io
 
 from ..semillie_core.inference import EnhanceControls
 from ..semillie_core.inference.video import enhance_video, measure_video
-from ..semillie_core.video_io import Picture, Video, write_video
+from ..semillie_core.video_io import Picture, Video, VideoError, load_av, write_video
 from . import _runtime
 from ._look import keep_well_lit_input, look_inputs, noise_reduction_input, tiling_input
 from ._types import LoadedModel, SemiLLIEModelType
+
+log = logging.getLogger(__name__)
 
 _PARTS, _PARTS_OF_LIGHT = 1000, 50
 """Of the progress, and those of seeing how the light is, which takes about a twentieth of the time."""
@@ -132,8 +135,17 @@ _Enhance = Callable[[Iterable[Picture], int, tuple[int, int]], Iterator[Picture]
 
 
 def _whole_file(video: Any) -> Path | None:
-    """The file that a video is all of, if there is one."""
+    """The file that a video is all of, if there is one and it can be read picture by picture."""
     if not isinstance(video, InputImpl.VideoFromFile):
+        return None
+    try:
+        load_av()
+    except VideoError as error:
+        # An older ComfyUI may have an older PyAV, which its own nodes can do with.
+        log.warning(
+            "Semi-LLIE Enhance Video: %s. Until then the whole video is held in memory.",
+            str(error).rstrip("."),
+        )
         return None
     source = video.get_stream_source()
     # A trimmed one does not say what it is trimmed to.

@@ -121,10 +121,12 @@ def photograph_node(page: Page, kind: str) -> None:
         file.convert("RGB").save(target, quality=88, optimize=True)
 
 
-def readme_pictures(server: Server) -> None:
-    """Photograph two finished examples with the Nodes 2.0 renderer."""
+def readme_pictures(server: Server, names: list[str]) -> None:
+    """Photograph finished examples with the Nodes 2.0 renderer."""
     server.write_settings({"Comfy.VueNodes.Enabled": True})
     for name, file in README_PICTURES.items():
+        if name not in names:
+            continue
         with comfy_page(server, (1680, 820)) as page:
             path = REPOSITORY / "example_workflows" / f"{name}.json"
             load_workflow(page, json.loads(path.read_text(encoding="utf-8")), name)
@@ -139,7 +141,7 @@ def readme_pictures(server: Server) -> None:
                 picture.convert("RGB").save(target, quality=88, optimize=True)
 
 
-def thumbnails(server: Server) -> None:
+def thumbnails(server: Server, names: list[str]) -> None:
     """Draw the pictures of the template browser from what the examples saved."""
 
     def rows(image: Image.Image) -> Image.Image:
@@ -158,40 +160,49 @@ def thumbnails(server: Server) -> None:
     def result(name: str, node: str, index: int = 0) -> Image.Image:
         return first_picture(server.saved(server.run(EXAMPLES[name].prompt), node)[index])
 
-    pictures = {
-        "Brighten a Dark Photo": split(sample("portrait.png"), result("Brighten a Dark Photo", "4")),
-        "Large Photo in Tiles": split(sample("meadow.jpg"), result("Large Photo in Tiles", "4")),
-        "Tags Before and After": split(sample("coffee.png"), result("Tags Before and After", "8")),
-        "Brighten a Video": split(sample("clips/meadow-pan.webp"), result("Brighten a Video", "5")),
-        "Fine-Tune on Your Own Photos": split(
-            sample("meadow.jpg"), result("Fine-Tune on Your Own Photos", "7")
-        ),
+    def strip() -> Image.Image:
+        clip = result("Batch of Video Frames", "4")
+        frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(clip)]
+        picture = Image.new("RGB", THUMBNAIL)
+        width, height = THUMBNAIL[0] // 2, THUMBNAIL[1] // 2
+        for place, frame in enumerate(frames[:: max(1, len(frames) // 4)][:4]):
+            box = (place % 2 * width, place // 2 * height)
+            picture.paste(ImageOps.fit(frame, (width - 2, height - 2)), box)
+        return picture
+
+    def charts() -> Image.Image:
+        picture, height = Image.new("RGB", THUMBNAIL), THUMBNAIL[1] // 2
+        for place, node in enumerate(("5", "6")):
+            chart = result("Low-Light Report", node).convert("RGB")
+            picture.paste(chart.resize((THUMBNAIL[0], height - 2)), (0, place * height))
+        return picture
+
+    halves = {
+        "Brighten a Dark Photo": ("portrait.png", "4"),
+        "Large Photo in Tiles": ("meadow.jpg", "4"),
+        "Brighten a Video": ("clips/meadow-pan.webp", "5"),
+        "Tags Before and After": ("coffee.png", "8"),
+        "Fine-Tune on Your Own Photos": ("meadow.jpg", "7"),
     }
-    clip = result("Batch of Video Frames", "4")
-    frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(clip)]
-    strip = Image.new("RGB", THUMBNAIL)
-    width, height = THUMBNAIL[0] // 2, THUMBNAIL[1] // 2
-    for place, frame in enumerate(frames[:: max(1, len(frames) // 4)][:4]):
-        box = (place % 2 * width, place // 2 * height)
-        strip.paste(ImageOps.fit(frame, (width - 2, height - 2)), box)
-    pictures["Batch of Video Frames"] = strip
-    charts = [result("Low-Light Report", node).convert("RGB") for node in ("5", "6")]
-    stacked = Image.new("RGB", THUMBNAIL)
-    for place, chart in enumerate(charts):
-        stacked.paste(chart.resize((THUMBNAIL[0], height - 2)), (0, place * height))
-    pictures["Low-Light Report"] = stacked
-    for name, picture in pictures.items():
+    drawn = {"Batch of Video Frames": strip, "Low-Light Report": charts}
+    for name in names:
+        if name in halves:
+            before, node = halves[name]
+            picture = split(sample(before), result(name, node))
+        else:
+            picture = drawn[name]()
         picture.save(REPOSITORY / "example_workflows" / f"{name}.jpg", quality=85, optimize=True)
 
 
 def main(names: list[str]) -> None:
     """Build the named examples, or all."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    names = names or list(EXAMPLES)
     with tempfile.TemporaryDirectory() as folder:
         pack = make_zip(copy_tree(Path(folder) / "tree"))
         server = server_with(prepare("current"), Path(folder) / "base", pack).start()
         try:
-            for name in names or list(EXAMPLES):
+            for name in names:
                 with comfy_page(server) as page:
                     build(page, name, EXAMPLES[name])
             with comfy_page(server) as page:
@@ -202,8 +213,8 @@ def main(names: list[str]) -> None:
                 page.evaluate(FIT)
                 photograph_node(page, "SemiLLIE_DownloadModel")
             write_blueprint()
-            thumbnails(server)
-            readme_pictures(server)
+            thumbnails(server, names)
+            readme_pictures(server, names)
         finally:
             server.stop()
 

@@ -186,16 +186,16 @@ VIDEO = Example(
     },
     layout={
         "1": (40, 60, 290, 80),
-        "2": (40, 330, 290, 110),
-        "3": (40, 210, 290, 80),
-        "4": (380, 60, 340, 340),
-        "5": (770, 60, 560, 520),
+        "2": (40, 370, 290, 110),
+        "3": (40, 190, 290, 130),
+        "4": (380, 60, 360, 620),
+        "5": (790, 60, 640, 620),
     },
     note="## Brighten a video\n\n**Your own video:** *Load Video* in place of *Sample Photo* and *Create Video*. It "
     "may be of any length: a few frames are in memory at a time, and the sound is kept.\n\n**steady_frames** "
     "averages the exposure over about a second of frames, so that it does not pump as the camera moves, and grain over "
     "five, so that it does not flicker.\n\nHDR, as phones record it, becomes standard range.",
-    note_box=(40, 490, 680, 260),
+    note_box=(40, 530, 290, 400),
     saves=("5",),
 )
 
