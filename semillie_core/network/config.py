@@ -116,7 +116,7 @@ GUIDED = SemiLLIEConfig(guided=True)
 SINGLE_SCALE = SemiLLIEConfig(multi_scale=False)
 """The released single-scale ablation."""
 BASE = SemiLLIEConfig(thumbnail=64, thumbnail_depth=1)
-"""The large network, 0.73 M parameters: the paper's body at full resolution, lit by an illumination map from a
-thumbnail, so that crops and tiles of a photo agree on its exposure."""
+"""The bundled network for quality, 0.73 M parameters: the paper's body at full resolution, lit by an illumination map
+from a thumbnail, so that crops and tiles of a photo agree on its exposure."""
 COMPACT = SemiLLIEConfig(expand=1.5, d_state=8, downscale=4, thumbnail=64)
 """The bundled default: same blocks on a 4 x 4 folded image, lit by an illumination map from a thumbnail."""

@@ -87,7 +87,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 PRESETS = {
     "paper": "the released recipe (arXiv 2409.16604): AdamP, squashed crops, RAM losses; name RAM's file in encoder",
-    "semillie_base": "the large network, with this project's losses and data, for a GPU",
+    "semillie_base": "the large network that ships, with this project's losses and data, for a GPU",
     "compact": "the small network that ships, for a CPU or any GPU",
     "cpu_demo": "a minute on a CPU with the sample photos: shows that everything works",
 }
