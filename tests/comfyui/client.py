@@ -19,10 +19,12 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine import Engine
-from PIL import Image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -265,11 +267,14 @@ class Server:
             run.error = data["exception_message"]
 
 
-def first_picture(path: Path) -> Image.Image:
+def first_picture(path: Path) -> Image:
     """What a saved file shows first, of a photo or a video."""
+    # Not at the top: what prepares the environment with these imports this, too.
+    import av
+    from PIL import Image
+
     if path.suffix != ".mp4":
         return Image.open(path)
-    import av
 
     with av.open(str(path)) as container:
         return next(container.decode(video=0)).to_image()
