@@ -180,7 +180,7 @@ VIDEO = Example(
     prompt={
         "1": node("SemiLLIE_SamplePhoto", photo="meadow-pan"),
         "2": _load(),
-        "3": node("CreateVideo", images=["1", 0], fps=8.0),
+        "3": node("CreateVideo", images=["1", 0], fps=8.0, bit_depth=8),
         "4": node("SemiLLIE_EnhanceVideo", model=["2", 0], video=["3", 0], **ENHANCE_VIDEO),
         "5": node("SaveVideo", video=["4", 0], filename_prefix="video/bright", format="auto", codec="auto"),
     },

@@ -83,5 +83,5 @@ def test_loading_the_pack_imports_nothing_heavy(pack: Path, tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr[-3000:]
     count, loaded = json.loads(done.stdout.splitlines()[-1])
-    assert count == 10
+    assert count == 11
     assert not HEAVY & set(loaded)
