@@ -23,7 +23,7 @@ from ._types import LoadedModel, SemiLLIEModelType
 log = logging.getLogger(__name__)
 
 _PARTS, _PARTS_OF_LIGHT = 1000, 50
-"""Of the progress, and those of seeing how the light is, which takes about a twentieth of the time."""
+"""Of the progress, and those of seeing how the light is, which is taken for a twentieth of the work."""
 
 
 class EnhanceVideo(io.ComfyNode):
@@ -127,16 +127,20 @@ class EnhanceVideo(io.ComfyNode):
                 expected,
             )
 
-        path = _whole_file(video)
-        return io.NodeOutput(_in_memory(video, enhanced) if path is None else _from_file(path, enhanced, crf))
+        file = _whole_file(video)
+        return io.NodeOutput(_in_memory(video, enhanced) if file is None else _from_file(file, enhanced, crf))
 
 
 _Enhance = Callable[[Iterable[Picture], int, tuple[int, int]], Iterator[Picture]]
 
 
-def _whole_file(video: Any) -> Path | None:
-    """The file that a video is all of, if there is one and it can be read picture by picture."""
-    if not isinstance(video, InputImpl.VideoFromFile):
+def _whole_file(video: Any) -> Video | None:
+    """The file that a video is all of, if there is one and it can be read picture by picture.
+
+    Raises:
+        VideoError: There is one, and its pictures cannot be read.
+    """
+    if not isinstance(video, InputImpl.VideoFromFile) or not isinstance(video.get_stream_source(), str):
         return None
     try:
         load_av()
@@ -147,15 +151,14 @@ def _whole_file(video: Any) -> Path | None:
             str(error).rstrip("."),
         )
         return None
-    source = video.get_stream_source()
+    # Before its length is asked for: a broken file is to be told in our words.
+    file = Video(Path(video.get_stream_source()))
     # A trimmed one does not say what it is trimmed to.
-    if not isinstance(source, str) or InputImpl.VideoFromFile(source).get_duration() != video.get_duration():
-        return None
-    return Path(source)
+    whole = InputImpl.VideoFromFile(str(file.path)).get_duration() == video.get_duration()
+    return file if whole else None
 
 
-def _from_file(path: Path, enhance: _Enhance, crf: int) -> Any:
-    source = Video(path)
+def _from_file(source: Video, enhance: _Enhance, crf: int) -> Any:
     folder = Path(folder_paths.get_temp_directory())
     folder.mkdir(parents=True, exist_ok=True)
     # MP4 whatever the source is: Save Video copies what is in it into one.

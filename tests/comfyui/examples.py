@@ -11,28 +11,17 @@ from typing import Any
 
 from client import Prompt
 
-ENHANCE = {
-    "strength": 1.0,
-    "brightness": 0.0,
-    "saturation": 1.0,
-    "protect_highlights": 1.0,
-    "tiling": "auto",
-    "images_per_pass": 1,
-    "keep_well_lit": True,
-    "steady_frames": 1,
-    "noise_reduction": 1.0,
-}
-ENHANCE_VIDEO = {
+LOOK = {
     "strength": 1.0,
     "brightness": 0.0,
     "saturation": 1.0,
     "protect_highlights": 1.0,
     "noise_reduction": 1.0,
     "keep_well_lit": True,
-    "steady_frames": 24,
-    "crf": 18,
     "tiling": "auto",
 }
+ENHANCE = LOOK | {"images_per_pass": 1, "steady_frames": 1}
+ENHANCE_VIDEO = LOOK | {"steady_frames": 24, "crf": 18}
 TAG = {
     "threshold_mode": "per_tag",
     "threshold_offset": 0.0,
