@@ -11,17 +11,22 @@ from typing import Any
 
 from client import Prompt
 
-LOOK = {
+ENHANCE = {
+    # In the node's order: the blueprint stores them by position.
     "strength": 1.0,
     "brightness": 0.0,
     "saturation": 1.0,
     "protect_highlights": 1.0,
-    "noise_reduction": 1.0,
-    "keep_well_lit": True,
     "tiling": "auto",
+    "images_per_pass": 1,
+    "keep_well_lit": True,
+    "steady_frames": 1,
+    "noise_reduction": 1.0,
 }
-ENHANCE = LOOK | {"images_per_pass": 1, "steady_frames": 1}
-ENHANCE_VIDEO = LOOK | {"steady_frames": 24, "crf": 18}
+ENHANCE_VIDEO = {name: value for name, value in ENHANCE.items() if name != "images_per_pass"} | {
+    "steady_frames": 24,
+    "crf": 18,
+}
 TAG = {
     "threshold_mode": "per_tag",
     "threshold_offset": 0.0,

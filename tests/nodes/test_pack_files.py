@@ -104,3 +104,14 @@ def test_help_pages_and_their_pictures_exist(repository: Path) -> None:
             text = page.read_text(encoding="utf-8")
             (picture,) = re.findall(r"!\[.+\]\((.+)\)", text)
             assert (docs / picture).is_file()
+
+
+def test_the_blueprint_stores_its_values_in_the_order_of_the_node(repository: Path) -> None:
+    snapshot = json.loads((repository / "tests/comfyui/schema_snapshot.json").read_text(encoding="utf-8"))
+    blueprint = json.loads((repository / "subgraphs/Low-Light Enhance.json").read_text(encoding="utf-8"))
+    (graph,) = blueprint["definitions"]["subgraphs"]
+    (enhance,) = [node for node in graph["nodes"] if node["type"] == "SemiLLIE_Enhance"]
+    names = [socket["name"] for socket in enhance["inputs"] if "widget" in socket]
+    inputs = snapshot["SemiLLIE_Enhance"]["inputs"]
+    defaults = {name: default for name, (_, _, default) in inputs.items() if default is not None}
+    assert list(zip(names, enhance["widgets_values"], strict=True)) == list(defaults.items())
