@@ -15,6 +15,18 @@ from engine import CHANNELS, prepare
 from packing import copy_tree, make_zip, server_with
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of each ComfyUI together, for ``--dist loadgroup``.
+
+    Those of none go with the older one, which has none of the page's.
+    """
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            callspec = getattr(item, "callspec", None)
+            channel = callspec.params.get("server", "floor") if callspec else "floor"
+            item.add_marker(pytest.mark.xdist_group(channel))
+
+
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of this working tree as a git repository of its own."""

@@ -59,7 +59,7 @@ CHANNELS = {"current": CURRENT, "floor": FLOOR}
 LEFT_OUT = ("comfyui-workflow-templates",)
 """Requirements the tests do without: 400 MB of media for ComfyUI's own templates."""
 
-TEST_TOOLS = ("pytest>=8.2", "pytest-timeout>=2.3", "playwright", "websocket-client")
+TEST_TOOLS = ("pytest>=8.2", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "playwright", "websocket-client")
 COMFY_CLI = "comfy-cli==1.23.0"
 
 # torchvision's wheels on the package index are CUDA builds. Beside a CPU build of torch their native library

@@ -47,7 +47,9 @@ def main(arguments: list[str]) -> int:
     ensure_chromium()
     engines = [prepare(channel) for channel in CHANNELS]
     build_comfy_cli()
-    command = [engines[0].python, "-m", "pytest", "-m", "engine or browser", "--durations=10", *arguments]
+    command = [engines[0].python, "-m", "pytest", "-m", "engine or browser", "--durations=10"]
+    # The two versions side by side, each in a process of its own (see conftest.py).
+    command += ["-n", str(len(engines)), "--dist", "loadgroup", *arguments]
     if not any((REPOSITORY / argument.split("::")[0]).exists() for argument in arguments):
         command.append("tests/comfyui")
     # The test pictures are so small that threads only wait for each other.
