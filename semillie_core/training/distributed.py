@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -39,18 +39,26 @@ class Process:
         """Whether it writes the run's files."""
         return self.rank == 0
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """The module with gradients averaged over processes; itself in a run of one."""
+    def wrap(self, module: nn.Module, *, all_used: bool) -> nn.Module:
+        """The module with gradients averaged over processes; itself in a run of one.
+
+        Args:
+            module: What computes the loss.
+            all_used: Whether every parameter that learns has a part in every loss. Otherwise those without are looked
+                for in every step, which takes time, and PyTorch warns where there are none.
+        """
         if self.world == 1:
             return module
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.register_hook(_into_layout_of(parameter))  # type: ignore[no-untyped-call]
         devices = [self.device.index] if self.device.type == "cuda" else None
         ddp = nn.parallel.DistributedDataParallel
         # The name that PyTorch 2.13 warns of, and its new one.
         names = inspect.signature(ddp).parameters
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
         no_buffers: dict[str, Any] = {buffers: False}
-        # Phases train parts of the network, so some parameters get no gradient.
-        return ddp(module, device_ids=devices, find_unused_parameters=True, **no_buffers)
+        return ddp(module, device_ids=devices, find_unused_parameters=not all_used, **no_buffers)
 
     def mean(self, values: dict[str, Tensor]) -> dict[str, float]:
         """The average of scalars over processes."""
@@ -74,6 +82,22 @@ class Process:
         """Continue when all processes have come here."""
         if self.world > 1:
             dist.barrier()
+
+
+def _into_layout_of(parameter: Tensor) -> Callable[[Tensor], Tensor]:
+    """What gives a gradient the strides of its parameter, as PyTorch's buckets of gradients have them.
+
+    Autograd sees to that except for dimensions of size 1, whose strides mean nothing: in channels-last memory those of
+    a 1 x 1 kernel are the number of channels, in its gradient they are 1.
+    """
+    size, strides = parameter.size(), parameter.stride()
+
+    def lay_out(gradient: Tensor) -> Tensor:
+        if gradient.stride() == strides:
+            return gradient
+        return gradient.new_empty_strided(size, strides).copy_(gradient)
+
+    return lay_out
 
 
 @contextmanager

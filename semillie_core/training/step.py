@@ -20,6 +20,7 @@ from .mean_teacher import update_teacher
 from .objective import Objective
 from .optimizers import build_optimizer
 from .schedules import epoch, learning_rate, teacher_decay
+from .students import uses_all_weights
 
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _REMEDY = (
@@ -54,7 +55,9 @@ class MeanTeacherStep:
         if config.runtime.compile:
             # In place: a wrapper would be another class, with other names of weights.
             student.compile()
-        self.objective = process.wrap(Objective(student, teacher, encoder, config))
+        self.objective = process.wrap(
+            Objective(student, teacher, encoder, config), all_used=uses_all_weights(student)
+        )
 
     def __call__(self, data: StepData, step: int, *, followed: int | None = None) -> dict[str, float]:
         """Take the step.

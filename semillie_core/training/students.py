@@ -95,6 +95,14 @@ def recompute_blocks(student: nn.Module) -> None:
     student.checkpoint_blocks = True
 
 
+def uses_all_weights(student: nn.Module) -> bool:
+    """Whether every weight that learns is known to have a part in every output.
+
+    In our network it has, whatever the options; of other modules, and of classes derived from it, that is not known.
+    """
+    return type(student) is SemiLLIE
+
+
 def save_network(path: Path, network: nn.Module, provenance: dict[str, str]) -> None:
     """Write a student's or teacher's weights as safetensors, ours as :func:`save_model` does."""
     if isinstance(network, SemiLLIE):

@@ -11,9 +11,15 @@ import safetensors.torch
 import torch
 
 from semillie_core.inference import NETWORK_ALONE, enhance
-from semillie_core.network import SemiLLIE
+from semillie_core.network import SemiLLIE, SemiLLIEConfig
 from semillie_core.training import Phase, TrainingError, train
-from semillie_core.training.students import View, build_student, enhance_photo, enhance_view
+from semillie_core.training.students import (
+    View,
+    build_student,
+    enhance_photo,
+    enhance_view,
+    uses_all_weights,
+)
 from semillie_core.weights import save_model
 
 replace = dataclasses.replace
@@ -156,3 +162,16 @@ def test_training_starts_from_a_checkpoint_of_the_same_network(short, tmp_path):
     )
     with pytest.raises(TrainingError, match="another network"):
         build_student(other)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"guided": True}, {"multi_scale": False}, {"thumbnail": 16, "downscale": 4}, {"thumbnail": 16}],
+)
+def test_every_weight_of_ours_has_a_part_in_the_output(options):
+    student = SemiLLIE(SemiLLIEConfig(embed_dim=32, depths=(2,), d_state=2, drop_path_rate=0.9, **options))
+    assert uses_all_weights(student) and not uses_all_weights(Halves())
+    image = torch.rand(1, 3, 16, 16)
+    view = View(image, image, torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
+    enhance_view(student.train(), view).image.sum().backward()
+    assert all((p.grad is not None) == p.requires_grad for p in student.parameters())
