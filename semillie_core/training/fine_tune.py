@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,8 @@ SMALLEST_EDGE = 32
 _TILE = 1024
 _PREVIEW_SIDE = 384
 _PREVIEWS = 24
+_PREVIEW_SHARE = 0.05
+"""Of the time between two previews, what the first of them may have taken; those of the first and last step aside."""
 _CHECKPOINT_EVERY = 25
 # The bundled weights leave to noise reduction what it does better: they are tuned as they were trained.
 _LOSS = LossConfig(detail=1.0, noise_reduced=0.5)
@@ -121,7 +125,8 @@ def fine_tune(
         encoder: RAM or RAM++ checkpoint for the contrastive loss; empty takes the bundled EfficientNet-Lite0.
         device: Where to compute.
         progress: Called as ``progress(done, steps, preview)``; the preview ``(3, H, W)`` shows the first dark photo
-            before and after, or is ``None``. An exception it raises ends the run, which keeps its last step, and passes
+            before and after, or is ``None``. There is one at the first and the last step, and in between as often as
+            takes little of the time. An exception it raises ends the run, which keeps its last step, and passes
             through.
         check: Called often while the network's own results on dark photos are made, also inside a photo; an exception
             it raises ends the run and passes through. What is finished is kept.
@@ -162,12 +167,16 @@ def fine_tune(
         student = start.requires_grad_(True)
         shown = make_thumbnail(_image(unpaired[0])[None], _PREVIEW_SIDE)
         reason: list[BaseException] = []
+        previews = _Previews(options.steps)
 
         def on_step(record: dict[str, Any]) -> bool:
             step = record["step"]
-            due = step % max(1, options.steps // _PREVIEWS) == 0 or step == options.steps
             try:
-                tell(step, options.steps, _before_after(student, shown) if due and progress else None)
+                if progress and previews.due(step):
+                    with previews.timed():
+                        tell(step, options.steps, _before_after(student, shown))
+                else:
+                    tell(step, options.steps, None)
             except BaseException as error:  # kept until the step is safe, then raised
                 reason.append(error)
             return bool(reason)
@@ -335,6 +344,31 @@ def _config(
 def _about(model: SemiLLIEModel) -> dict[str, str]:
     """The provenance that also holds for what is made of a model."""
     return {key: model.provenance[key] for key in ("licence", "data") if key in model.provenance}
+
+
+class _Previews:
+    """When to show previews: at the first and the last step that is told of, in between at some, if there is time.
+
+    Args:
+        steps: Length of the run.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._steps, self._every = steps, max(1, steps // _PREVIEWS)
+        self._rest_until: float | None = None
+
+    def due(self, step: int) -> bool:
+        """Whether to show one after this step, counted from 1."""
+        if self._rest_until is None or step == self._steps:
+            return True
+        return step % self._every == 0 and perf_counter() >= self._rest_until
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Around the work for a preview, whose time decides when the next may come."""
+        started = perf_counter()
+        yield
+        self._rest_until = started + (perf_counter() - started) / _PREVIEW_SHARE
 
 
 @torch.no_grad()

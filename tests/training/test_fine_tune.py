@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import signal
 import sys
 
@@ -197,12 +198,14 @@ def test_options_reach_the_run(model, dark, tmp_path):
     assert alone.phases == (Phase(30, 3, 48, 0),)
 
 
-def test_a_preview_changes_nothing_and_comes_now_and_then(dark, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("share", "expected"), [(math.inf, [1, 3, 6]), (1e-9, [1, 6])])
+def test_a_preview_changes_nothing_and_comes_now_and_then(dark, tmp_path, monkeypatch, share, expected):
     torch.manual_seed(1)
     network = SemiLLIE(dataclasses.replace(SMALL, depths=(2,), drop_path_rate=0.9))
     model, pictures = SemiLLIEModel(network, "dropping"), []
     unseen = fine_tune(model, dark, tmp_path / "unseen", options=OPTIONS)
     monkeypatch.setattr(fine_tune_module, "_PREVIEWS", 2)
+    monkeypatch.setattr(fine_tune_module, "_PREVIEW_SHARE", share)
     seen = fine_tune(
         model,
         dark,
@@ -211,7 +214,32 @@ def test_a_preview_changes_nothing_and_comes_now_and_then(dark, tmp_path, monkey
         progress=lambda done, _, p: pictures.append((done, p)),
     )
     assert torch.equal(weights(seen.model), weights(unseen.model))
-    assert [done for done, picture in pictures if picture is not None] == [3, 6]
+    assert [done for done, _ in pictures if done] == [1, 2, 3, 4, 5, 6]
+    assert [done for done, picture in pictures if picture is not None] == expected
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds", "expected"),
+    [
+        (96, 0.0, [1, *range(4, 97, 4)]),
+        (96, 1.0, [1, 20, 40, 60, 80, 96]),
+        (96, 100.0, [1, 96]),
+        (10, 0.1, [1, 3, 5, 7, 9, 10]),
+        (10, 1.0, [1, 10]),
+        (1, 1.0, [1]),
+    ],
+)
+def test_previews_leave_nearly_all_of_the_time_to_steps(monkeypatch, steps, seconds, expected):
+    now, shown = [0.0], []
+    monkeypatch.setattr(fine_tune_module, "perf_counter", lambda: now[0])
+    previews = fine_tune_module._Previews(steps)
+    for step in range(1, steps + 1):
+        now[0] += 1
+        if previews.due(step):
+            with previews.timed():
+                now[0] += seconds
+            shown.append(step)
+    assert shown == expected
 
 
 def test_it_works_where_gradients_are_off_and_leaves_randomness_alone(model, dark, tmp_path):
@@ -283,7 +311,7 @@ def test_previews_show_before_and_after(model, dark, tmp_path):
     pictures = []
     fine_tune(model, dark, tmp_path, options=OPTIONS, progress=lambda done, total, p: pictures.append(p))
     shown = [picture for picture in pictures if picture is not None]
-    assert len(shown) == 6
+    assert shown[0] is pictures[-6] and shown[-1] is pictures[-1]
     assert shown[-1].shape == (3, 48, 128)
     torch.testing.assert_close(shown[-1][:, :, :64], dark[0], atol=1 / 255, rtol=0)
 
