@@ -7,6 +7,8 @@ directories of camera and position. In a TIFF photo the same tags are part of th
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
+from typing import Any
 
 from PIL import Image
 
@@ -23,7 +25,13 @@ _IPTC = 33723
 _BYTES_OF_TYPE = {1: 1, 4: 4, 7: 1}
 """Of the types in which files have IPTC: bytes, numbers of four bytes, and undefined."""
 _UNDEFINED = 7
-_PHOTOMETRIC, _INNER_DIRECTORIES = 262, 330
+_CODE_OF_TYPE = {3: "H", 4: "I"}
+"""Of the types in which files have single numbers, for the module struct."""
+_COMPRESSION, _PHOTOMETRIC, _INNER_DIRECTORIES = 259, 262, 330
+_YCBCR = 6
+"""A kind of pictures, of brightness and two differences of colour."""
+_CONVERTED_COMPRESSIONS = (6, 7, 33003, 33005)
+"""JPEG, as the standard first had it and now has it, and JPEG 2000."""
 _SENSOR_DATA = (32803, 34892)
 """Kinds of pictures: one value per pixel, behind filters of several colours (TIFF/EP), and all at each (DNG)."""
 _NEW_SUBFILE_TYPE = 254
@@ -31,6 +39,16 @@ _REDUCED = 1
 """Its bit of smaller copies of another picture in the file."""
 _DAMAGE = (ValueError, LookupError, TypeError, SyntaxError, OSError, struct.error)
 """What Pillow raises at EXIF that is damaged, depending on where."""
+
+
+class _Text(str):
+    """Text of EXIF as Pillow reads it, a letter per byte; of itself Pillow writes ? for every byte beyond ASCII."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "latin-1", errors: str = "strict") -> bytes:
+        """The bytes that were read, whatever is asked for."""
+        return super().encode("latin-1")
 
 
 def exif_of_tiff(data: bytes, *, as_srgb: bool = False) -> bytes | None:
@@ -85,6 +103,8 @@ def shorten_exif(block: bytes, most: int) -> bytes:
     exif = Image.Exif()
     try:
         exif.load(block)
+        for directory in (exif, *map(exif.get_ifd, _DIRECTORY_TAGS)):
+            directory.update(_with_text(directory))
         if len(shorter := exif.tobytes()) > most:
             exif.get_ifd(_DIRECTORY_TAGS[0]).pop(_MAKERS_NOTE, None)
             shorter = exif.tobytes()
@@ -134,30 +154,20 @@ def full_pages(data: bytes) -> list[int]:
     Returns:
         Their numbers, counted from 0; all pages if each says that it is a copy, and none if the file is damaged.
     """
-    order = _order(data)
-    is_big = data[2:4] in (b"+\0", b"\0+")
-    count_type, entry_bytes, offset_type = ("Q", 20, "Q") if is_big else ("H", 12, "I")
-    copies: dict[int, bool] = {}
-    """By the offset of each page's directory, since a damaged file may lead back to one."""
-    try:
-        (offset,) = struct.unpack_from(order + offset_type, data, 8 if is_big else 4)
-        while 0 < offset < len(data) and offset not in copies:
-            (count,) = struct.unpack_from(order + count_type, data, offset)
-            first = offset + struct.calcsize(count_type)
-            end = first + count * entry_bytes
-            (following,) = struct.unpack_from(order + offset_type, data, end)
-            copies[offset] = False
-            for entry in range(first, end, entry_bytes):
-                (tag,) = struct.unpack_from(f"{order}H", data, entry)
-                if tag == _NEW_SUBFILE_TYPE:
-                    (kind,) = struct.unpack_from(
-                        f"{order}I", data, entry + entry_bytes - struct.calcsize(offset_type)
-                    )
-                    copies[offset] = bool(kind & _REDUCED)
-            offset = following
-    except (struct.error, IndexError, OverflowError):
-        pass
-    return [page for page, is_copy in enumerate(copies.values()) if not is_copy] or list(range(len(copies)))
+    pages = _pages(data)
+    full = [index for index, page in enumerate(pages) if not page.get(_NEW_SUBFILE_TYPE, 0) & _REDUCED]
+    return full or list(range(len(pages)))
+
+
+def is_plain_ycbcr(data: bytes, page: int) -> bool:
+    """Whether a TIFF file has its colours as YCbCr where libvips takes them for RGB: outside of JPEG and JPEG 2000.
+
+    Args:
+        data: The file, as for :func:`full_pages`.
+        page: One of its pages, counted from 0.
+    """
+    numbers = _pages(data)[page]
+    return numbers.get(_PHOTOMETRIC) == _YCBCR and numbers.get(_COMPRESSION) not in _CONVERTED_COMPRESSIONS
 
 
 def holds_sensor_data(data: bytes) -> bool:
@@ -181,19 +191,49 @@ def holds_sensor_data(data: bytes) -> bool:
         return False
 
 
+def _pages(data: bytes) -> list[dict[int, int]]:
+    """The numbers that are in the entries of each page's directory, by tag; none of what is damaged."""
+    order = _order(data)
+    is_big = data[2:4] in (b"+\0", b"\0+")
+    count_type, entry_bytes, offset_type = ("Q", 20, "Q") if is_big else ("H", 12, "I")
+    pages: dict[int, dict[int, int]] = {}
+    """By the offset of each page's directory, since a damaged file may lead back to one."""
+    try:
+        (offset,) = struct.unpack_from(order + offset_type, data, 8 if is_big else 4)
+        while 0 < offset < len(data) and offset not in pages:
+            (count,) = struct.unpack_from(order + count_type, data, offset)
+            first = offset + struct.calcsize(count_type)
+            end = first + count * entry_bytes
+            (following,) = struct.unpack_from(order + offset_type, data, end)
+            page = pages[offset] = {}
+            for entry in range(first, end, entry_bytes):
+                tag, kind = struct.unpack_from(f"{order}HH", data, entry)
+                if kind in _CODE_OF_TYPE:
+                    value_at = entry + entry_bytes - struct.calcsize(offset_type)
+                    (page[tag],) = struct.unpack_from(order + _CODE_OF_TYPE[kind], data, value_at)
+            offset = following
+    except (struct.error, IndexError, OverflowError):
+        pass
+    return list(pages.values())
+
+
 def _select(data: bytes, order: str) -> Image.Exif:
     """The tags that describe the photo rather than the file."""
     found, selected = Image.Exif(), Image.Exif()
     found.load(data)
     selected.endian = order
-    for tag in _DESCRIPTIVE_TAGS:
-        if tag in found:
-            selected[tag] = found[tag]
+    selected.update(_with_text({tag: found[tag] for tag in _DESCRIPTIVE_TAGS if tag in found}))
     for tag in _DIRECTORY_TAGS:
-        directory = {key: value for key, value in found.get_ifd(tag).items() if key != _INTEROPERABILITY}
+        directory = _with_text(found.get_ifd(tag))
+        directory.pop(_INTEROPERABILITY, None)
         if directory:
             selected[tag] = directory
     return selected
+
+
+def _with_text(directory: Mapping[int, Any]) -> dict[int, Any]:
+    """A directory as Pillow gives it, to be written with the bytes of text that were read."""
+    return {tag: _Text(value) if isinstance(value, str) else value for tag, value in directory.items()}
 
 
 def _order(data: bytes) -> str:

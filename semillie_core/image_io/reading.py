@@ -14,7 +14,7 @@ from ..dynamic_range import HIGH_RANGE, to_standard_range
 from ._heif import HEIF_FORMATS, exceeds_jpeg, heif_colour_codes, heif_format, load_heif
 from ._png import colour_chunks, frame_count, png_colour_codes, text_chunks
 from ._raw import exif_of_raw, is_raw, load_raw
-from ._tiff import exif_of_tiff, full_pages, holds_sensor_data, iptc_of_tiff
+from ._tiff import exif_of_tiff, full_pages, holds_sensor_data, iptc_of_tiff, is_plain_ycbcr
 from ._vips import load_vips, reason
 from .photo import READABLE_FORMATS, Photo, PhotoError
 
@@ -58,8 +58,9 @@ def read_photo(path: str | Path) -> Photo:
 
     Raises:
         PhotoError: The file is missing, truncated, damaged, not a photo of a supported format, or holds more than
-            2^30 pixels, several pictures, high dynamic range in colours other than BT.2020's, an unsupported number of
-            channels, or samples of another type than 8 or 16-bit integers; or what decodes it is not installed.
+            2^30 pixels, several pictures, high dynamic range in colours other than BT.2020's, YCbCr in a TIFF file
+            that is not compressed as JPEG, an unsupported number of channels, or samples of another type than 8 or
+            16-bit integers; or what decodes it is not installed.
     """
     path = Path(path)
     vips = load_vips()
@@ -84,6 +85,10 @@ def read_photo(path: str | Path) -> Photo:
         else:
             options = {"page": pages[0]} if pages else {}
             image = vips.Operation.call(_LOADERS[file_format], data, fail_on="error", **options)
+        if pages and is_plain_ycbcr(data, pages[0]):
+            raise PhotoError(
+                f"{path} has its colours as YCbCr without being compressed as JPEG. Save it as RGB first."
+            )
         if file_format == "png":
             pictures = frame_count(data)
         elif file_format in _LOADERS:

@@ -224,6 +224,34 @@ def test_exif_too_large_for_the_format_loses_only_what_is_large(tmp_path, suffix
         assert (37500 in camera) == bool(thumbnail)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, at how the file begins
+@pytest.mark.parametrize("text", ["© Jörg 夜".encode(), "© Jörg".encode("latin-1")])
+@pytest.mark.parametrize(("source", "target"), [("jpg", "tif"), ("tif", "tif"), ("tif", "jpg")])
+def test_text_in_exif_keeps_its_bytes(tmp_path, text, source, target):
+    """It should be ASCII, and is what the camera or the program writes, mostly UTF-8."""
+    artist, lens = b"artist " + text, b"lens " + text
+    exif = Image.Exif()
+    exif[315], exif[0x8769] = artist, {42036: "?" * len(lens)}
+    block = exif.tobytes().replace(b"?" * len(lens), lens)
+    photo = Photo(smooth(), "jpeg", metadata={"exif-data": block})
+    write_photo(tmp_path / f"a.{source}", photo.pixels, like=photo)
+    read = read_photo(tmp_path / f"a.{source}")
+    write_photo(tmp_path / f"b.{target}", read.pixels, like=read)
+    content = (tmp_path / f"b.{target}").read_bytes()
+    assert artist in content
+    assert lens in content
+
+
+def test_text_in_exif_that_is_too_large_keeps_its_bytes(tmp_path):
+    text = "© Jörg 夜".encode()
+    exif = Image.Exif()
+    exif[315] = text
+    exif[0x8769] = {37500: bytes(100_000)}
+    photo = Photo(smooth(), "tiff", metadata={"exif-data": exif.tobytes()})
+    write_photo(tmp_path / "a.jpg", photo.pixels, like=photo)
+    assert text in (tmp_path / "a.jpg").read_bytes()
+
+
 # Twenty keywords.
 IPTC = b"".join(b"\x1c\x02\x19\x00\x05k%04d" % number for number in range(20))
 PHOTOSHOP = (
@@ -794,6 +822,18 @@ def test_several_pictures_floats_and_other_colour_spaces_are_refused(tmp_path):
     to_pil(smooth()).convert("LAB").save(tmp_path / "lab.tif")
     with pytest.raises(PhotoError, match=r"unusual TIFF|colour space"):
         read_photo(tmp_path / "lab.tif")
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
+def test_ycbcr_in_tiff_is_not_taken_for_rgb(tmp_path, compression):
+    to_pil(smooth()).convert("YCbCr").save(tmp_path / "a.tif", compression=compression)
+    with pytest.raises(PhotoError, match=r"a\.tif has its colours as YCbCr .* Save it as RGB"):
+        read_photo(tmp_path / "a.tif")
+
+
+def test_jpeg_in_tiff_is_read(tmp_path):
+    to_pil(smooth()).convert("YCbCr").save(tmp_path / "a.tif", compression="jpeg", quality=95)
+    torch.testing.assert_close(read_photo(tmp_path / "a.tif").pixels, smooth(), atol=0.03, rtol=0)
 
 
 def test_a_small_file_of_more_pixels_than_memory_holds_is_refused(tmp_path):
