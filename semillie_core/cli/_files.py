@@ -33,7 +33,7 @@ _NOT_WRITTEN = VIDEO_SUFFIXES | {".bmp", ".gif", ".jp2", ".jxl", ".exr", ".ppm",
 """Endings by which an output is meant for a file, of pictures and videos that are not written as photos."""
 
 _MARK, _COMPARISON = "_enhanced", "_compare"
-_RESULT = re.compile(rf"(.*){_MARK}(-[0-9]+)?({_COMPARISON})?", re.DOTALL)
+_RESULT = re.compile(rf"(.*){_MARK}(-[0-9]+)?({_COMPARISON}(-[0-9]+)?)?", re.DOTALL)
 """The stem of a result beside its photo; the first group is the photo's."""
 
 
@@ -47,6 +47,8 @@ class Found:
     """Where it was found, relative to the argument that named it: its path inside a folder, or its bare name."""
     folder: Path | None = None
     """The folder argument it was found in."""
+    is_named: bool = False
+    """Whether the argument is its very name, not a folder or a pattern."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def find_photos(
                 problems.append(f"{path} holds no {READABLE_FORMATS} file.{hint}")
             found += in_folder
         elif exists:
-            found.append(Found(path, Path(path.name)))
+            found.append(Found(path, Path(path.name), is_named=True))
         elif glob.has_magic(argument):
             matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207
             matches = [match for match in matches if _is_photo(match) and _is_file(match)]
@@ -127,6 +129,26 @@ def find_photos(
     return photos if with_results else _without_earlier_results(photos), problems
 
 
+def without_unreadable_raw(photos: Sequence[Found]) -> tuple[list[Found], str]:
+    """Leave out camera RAW files that nobody named one by one, where what reads them is not installed.
+
+    Cameras write them beside JPEG files of the same pictures, for which alone a folder may have been named.
+
+    Args:
+        photos: From :func:`find_photos`.
+
+    Returns:
+        The other photos, and how many were left out and what to install, or an empty text if none was.
+    """
+    from ..image_io import photo_format, raw_obstacle
+
+    left_out = {photo for photo in photos if not photo.is_named and photo_format(photo.path) == "raw"}
+    if not left_out or (obstacle := raw_obstacle()) is None:
+        return list(photos), ""
+    message = f"{len(left_out)} camera RAW file{'s' * (len(left_out) > 1)}; {obstacle}"
+    return [photo for photo in photos if photo not in left_out], message
+
+
 def plan_jobs(
     photos: Sequence[Found], output: Path | None, file_format: str | None = None, compare: bool = False
 ) -> list[Job]:
@@ -136,7 +158,9 @@ def plan_jobs(
     shows, that format is not written (AVIF, HEIC, RAW), or ``file_format`` asks for another, the ending of the format
     that is. Without ``output``, results go beside single photos as ``NAME_enhanced`` and for a folder into
     ``FOLDER_enhanced`` beside it. An ``output`` that ends like a picture or clip and is not a folder is a file,
-    otherwise a folder that mirrors the searched ones. Where names coincide, the later ones are numbered.
+    otherwise a folder that mirrors the searched ones. Where names coincide, results are numbered: last of all
+    those of camera RAW files, before them those of other photos whose ending changes, so that the name of IMG_1.JPG's
+    does not depend on whether IMG_1.HEIC or IMG_1.CR2 is beside it.
 
     Args:
         photos: From :func:`find_photos`.
@@ -158,23 +182,40 @@ def plan_jobs(
     taken = set(inputs)
     numbers: dict[str, int] = {}
     """Where the search for a free number goes on, by the name without one."""
-    jobs = []
-    for photo in photos:
-        target = _preferred_target(photo, output, file_format)
-        if file_key(target) in inputs:
-            target = target.with_stem(target.stem + _MARK)
-        plain, number = target, numbers.get(file_key(target), 1)
-        while not taken.isdisjoint(map(file_key, (job := _job(photo.path, target, compare)).results)):
+    preferred = {photo: _preferred_target(photo, output, file_format) for photo in photos}
+    order = sorted(photos, key=lambda photo: _rank(photo, preferred[photo]))
+
+    def free(path: Path) -> Path:
+        plain, key = path, file_key(path)
+        number = numbers.get(key, 1)
+        while file_key(path) in taken:
             number += 1
-            target = plain.with_stem(f"{plain.stem}-{number}")
-        numbers[file_key(plain)] = number
-        taken.update(map(file_key, job.results))
-        jobs.append(job)
-    return jobs
+            path = plain.with_stem(f"{plain.stem}-{number}")
+        numbers[key] = number
+        taken.add(file_key(path))
+        return path
+
+    targets = {}
+    for photo in order:
+        target = preferred[photo]
+        targets[photo] = free(target.with_stem(target.stem + _MARK) if file_key(target) in inputs else target)
+    # After all targets, the names of which are the same in a call without comparisons.
+    comparisons = {photo: free(_comparison(targets[photo])) for photo in order} if compare else {}
+    return [Job(photo.path, targets[photo], comparisons.get(photo)) for photo in photos]
 
 
-def _job(source: Path, target: Path, compare: bool) -> Job:
-    return Job(source, target, target.with_name(f"{target.stem}{_COMPARISON}.jpg") if compare else None)
+def _comparison(target: Path) -> Path:
+    return target.with_name(f"{target.stem}{_COMPARISON}.jpg")
+
+
+def _rank(photo: Found, target: Path) -> int:
+    """The lower, the sooner a photo gets the name that it prefers."""
+    from ..image_io import READABLE_SUFFIXES
+
+    suffix = photo.place.suffix.lower()
+    if READABLE_SUFFIXES.get(suffix) == "raw":
+        return 2
+    return int(target.suffix.lower() != suffix)
 
 
 def _preferred_target(photo: Found, output: Path | None, file_format: str | None) -> Path:
@@ -212,7 +253,7 @@ def _single_job(photos: Sequence[Found], output: Path, file_format: str | None, 
         and PHOTO_SUFFIXES[SUFFIX_OF_FORMAT[file_format]] != PHOTO_SUFFIXES[output.suffix.lower()]
     ):
         raise UsageError(f"--output {output} and --format {file_format} contradict each other: drop one.")
-    jobs = [_job(photo.path, output, compare) for photo in photos]
+    jobs = [Job(photo.path, output, _comparison(output) if compare else None) for photo in photos]
     for job in jobs:
         if file_key(job.source) in map(file_key, job.results):
             raise UsageError(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ._enhancer import add_model_arguments, explain, make_enhancer
 from ._errors import UsageError
-from ._files import file_key, find_photos
+from ._files import file_key, find_photos, without_unreadable_raw
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 """The sample photos of a checkout; they are no part of the installed package."""
@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             "The sample photos are in the repository, not in the installed package: name a photo."
         )
-    photos, failures = find_photos([*samples, *args.photos])
+    found, failures = find_photos([*samples, *args.photos])
+    photos, left_out = without_unreadable_raw(found)
     enhancer = make_enhancer(args, load_vips)
     print(f"Enhancing {len(photos)} photos with {enhancer.describe()}")
     taken = {file_key(photo.path) for photo in photos}
@@ -74,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
             f"mean brightness {mean_before:.0%} -> {mean_after:.0%}, {target}"
         )
     print(f"The pictures of before and after are in {args.output.resolve()}")
+    if left_out:
+        print(f"left out: {left_out}", file=sys.stderr)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    return 1 if failures or not photos else 0

@@ -7,6 +7,8 @@ import importlib.metadata
 import platform
 
 _PACKAGES = ("torch", "numpy", "pillow", "safetensors", "huggingface_hub", "pyvips", "av", "tqdm")
+_OPTIONAL_PACKAGES = ("pillow_heif", "rawpy")
+"""For photos of formats that not everyone has."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,11 +42,11 @@ def _packages() -> list[str]:
     from ..video_io import VideoError, load_av
 
     print("Packages:")
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *_OPTIONAL_PACKAGES):
         try:
             print(f"  {name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
-            print(f"  {name}: not installed")
+            print(f"  {name}: not installed{' (optional)' * (name in _OPTIONAL_PACKAGES)}")
     problems = []
     try:
         vips = load_vips()

@@ -20,7 +20,7 @@ from ._enhancer import (
     make_enhancer,
 )
 from ._errors import UsageError
-from ._files import SUFFIX_OF_FORMAT, Job, find_photos, plan_jobs
+from ._files import SUFFIX_OF_FORMAT, Job, find_photos, plan_jobs, without_unreadable_raw
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,8 +31,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Brighten dark photos: PNG, JPEG, WebP and TIFF with 8 or 16 bits per channel, AVIF, HEIC and "
         "camera RAW. Depth, orientation, colour profile, transparency and metadata are kept, and the photos themselves "
         "are never written to.",
-        epilog="Exit status: 0 if every photo was enhanced or had a result already, 1 if some could not be, 2 if the "
-        "call makes no sense, 130 after Ctrl-C.",
+        epilog="Exit status: 0 if every photo was enhanced or had a result already, 1 if some could not be or there "
+        "was none, 2 if the call makes no sense, 130 after Ctrl-C. Camera RAW needs the package rawpy; without it, the "
+        "RAW files among the photos of a folder or a pattern are left out.",
     )
     parser.add_argument(
         "photos", nargs="+", metavar="PHOTO", help="a file, a folder, or a pattern such as 'trip/*.jpg'"
@@ -86,8 +87,11 @@ def run(args: argparse.Namespace) -> int:
     if args.steady_frames < 1:
         raise UsageError(f"--steady-frames must be at least 1, got {args.steady_frames}.")
     controls = chosen_controls(args)
-    photos, failures = find_photos(args.photos, args.recursive, args.output)
-    jobs = plan_jobs(photos, args.output, args.format, args.compare)
+    found, failures = find_photos(args.photos, args.recursive, args.output)
+    photos, left_out = without_unreadable_raw(found)
+    readable = {photo.path for photo in photos}
+    # All have a name, so that it stays the same when what reads the others is installed.
+    jobs = [job for job in plan_jobs(found, args.output, args.format, args.compare) if job.source in readable]
     open_jobs: list[Job] = []
     kept: list[Path] = []
     for job in jobs:
@@ -113,9 +117,11 @@ def run(args: argparse.Namespace) -> int:
     for path in kept:
         print(f"kept: {path} exists already (replace it with --overwrite)")
     print(f"{done} enhanced, {len(kept)} kept, {len(failures)} failed.")
+    if left_out:
+        print(f"left out: {left_out}", file=sys.stderr)
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
-    return 1 if failures else 0
+    return 1 if failures or not photos else 0
 
 
 def _work_through(enhancer: Enhancer, jobs: list[Job], quality: int, clips: Clips | None) -> list[str]:

@@ -148,8 +148,16 @@ def load_tagger(args: argparse.Namespace) -> tuple[SemanticModel, TagOptions]:
 
 
 def find_photos(arguments: list[str], recursive: bool) -> tuple[list[Path], list[str]]:
-    """The photos that the arguments name, those enhanced earlier among them; and a message for each that names none."""
-    photos, problems = _files.find_photos(arguments, recursive, with_results=True)
+    """The photos that the arguments name, those enhanced earlier among them; and a message for each that names none.
+
+    Camera RAW files that are left out are named on standard error, or in a message if there is nothing else.
+    """
+    found, problems = _files.find_photos(arguments, recursive, with_results=True)
+    photos, left_out = _files.without_unreadable_raw(found)
+    if left_out and photos:
+        print(f"left out: {left_out}", file=sys.stderr)
+    elif left_out:
+        problems.append(left_out)
     return [photo.path for photo in photos], problems
 
 

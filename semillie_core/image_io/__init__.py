@@ -4,6 +4,7 @@ AVIF, HEIC and camera RAW are read, too. Reading and writing need pyvips, which 
 this room does not.
 """
 
+from ._raw import raw_obstacle
 from ._vips import load_vips
 from .comparison import compared_width, side_by_side
 from .photo import PHOTO_SUFFIXES, READABLE_FORMATS, READABLE_SUFFIXES, Photo, PhotoError
@@ -20,6 +21,7 @@ __all__ = [
     "compared_width",
     "load_vips",
     "photo_format",
+    "raw_obstacle",
     "read_photo",
     "result_format",
     "side_by_side",

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ._installing import pip_install
 from ._vips import from_array
 from .photo import PhotoError
 
@@ -79,7 +80,7 @@ def load_heif(vips: Any, path: Path, data: bytes, file_format: str) -> tuple[Any
     if image is None and file_format == "avif":
         raise PhotoError(
             f"{path} is an AVIF file, which the libvips that is installed cannot decode. Install one that can with: "
-            "pip install 'pyvips[binary]'"
+            + pip_install("'pyvips[binary]'")
         )
     if image is None:
         image, bits = _with_pillow_heif(vips, path, data)
@@ -96,7 +97,7 @@ def _with_pillow_heif(vips: Any, path: Path, data: bytes) -> tuple[Any, int]:
     except (ImportError, OSError) as error:  # OSError: a library that it needs is missing.
         raise PhotoError(
             f"{path} is a HEIC file, which needs another package ({error}). Install it with: "
-            "pip install pillow_heif. Or save the photo as JPEG."
+            f"{pip_install('pillow_heif')}. Or save the photo as JPEG."
         ) from error
     try:
         picture = pillow_heif.open_heif(data, convert_hdr_to_8bit=False)

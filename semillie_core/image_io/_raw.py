@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from ._installing import pip_install
 from ._tiff import exif_of_tiff
 from ._vips import from_array
 from .photo import RAW_SUFFIXES, PhotoError
@@ -31,6 +32,15 @@ def is_raw(data: bytes, suffix: str) -> bool:
     return suffix.lower() in RAW_SUFFIXES or data.startswith(_SIGNATURES)
 
 
+def raw_obstacle() -> str | None:
+    """Why no camera RAW file can be read, and what to do about it, without a final stop; ``None`` if they can."""
+    try:
+        import rawpy  # noqa: F401
+    except (ImportError, OSError) as error:  # OSError: a library that it needs is missing.
+        return f"reading those needs another package ({error}). Install it with: {pip_install('rawpy')}"
+    return None
+
+
 def load_raw(vips: Any, path: Path, data: bytes) -> Any:
     """Develop a file to sRGB, upright.
 
@@ -47,13 +57,12 @@ def load_raw(vips: Any, path: Path, data: bytes) -> Any:
         pyvips.Error: It is damaged.
         MemoryError: LibRaw did not get the memory it needs.
     """
-    try:
-        import rawpy
-    except (ImportError, OSError) as error:  # OSError: a library that it needs is missing.
+    if (obstacle := raw_obstacle()) is not None:
         raise PhotoError(
-            f"{path} is a camera RAW file, which needs another package ({error}). Install it with: "
-            "pip install rawpy. Or save the photo as TIFF in the program of the camera's maker."
-        ) from error
+            f"{path} is a camera RAW file; {obstacle}. Or save the photo as TIFF in the program of the camera's maker."
+        )
+    import rawpy
+
     try:
         with rawpy.imread(io.BytesIO(data)) as raw:
             array = raw.postprocess(
@@ -70,7 +79,7 @@ def load_raw(vips: Any, path: Path, data: bytes) -> Any:
         version = ".".join(map(str, rawpy.libraw_version))
         raise PhotoError(
             f"{path} is no intact camera RAW file, or of a kind that LibRaw {version} does not know. Get the newest "
-            "with: pip install --upgrade rawpy. Or save the photo as TIFF in the program of the camera's maker."
+            f"with: {pip_install('--upgrade rawpy')}. Or save the photo as TIFF in the program of the camera's maker."
         ) from error
     except rawpy.LibRawUnsufficientMemoryError as error:
         raise MemoryError(_text(error)) from error

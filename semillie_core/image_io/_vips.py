@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._installing import pip_install
 from .photo import PhotoError
 
 
@@ -24,7 +25,7 @@ def load_vips() -> Any:
         # What the extra "cli" holds: a copy that runs where it lies has no extras, and no index knows this package.
         raise PhotoError(
             f"Photo files need pyvips, which cannot be loaded ({error}). Install it with: "
-            "pip install 'pyvips[binary]' tqdm"
+            + pip_install("'pyvips[binary]' tqdm")
         ) from error
     # Every photo is decoded once: what the operation cache would keep is memory lost.
     pyvips.cache_set_max(0)

@@ -271,6 +271,46 @@ def test_raw_and_the_jpeg_beside_it_become_two_photos(semillie, photo, tmp_path,
     assert len(deep.pixels[1].unique()) > 256
 
 
+RAW = b"II*\0\x10\0\0\0CR\x02\0"
+
+
+@pytest.mark.parametrize("argument", ["trip", "trip/*"])
+def test_without_rawpy_the_jpegs_of_pairs_are_enhanced(semillie, photo, tmp_path, monkeypatch, argument):
+    monkeypatch.setitem(sys.modules, "rawpy", None)
+    for name in ("IMG_1", "IMG_2"):
+        photo(f"trip/{name}.JPG")
+        (tmp_path / "trip" / f"{name}.CR2").write_bytes(RAW)
+    out = tmp_path / "out"
+    status, text, err = semillie("enhance", tmp_path / argument, "-o", out)
+    assert status == 0
+    assert "2 enhanced, 0 kept, 0 failed." in text
+    assert err.startswith("left out: 2 camera RAW files; reading those needs another package")
+    assert err.endswith(f"{sys.executable} -m pip install rawpy\n")
+    assert err.count("\n") == 1
+    assert sorted(path.name for path in out.iterdir()) == ["IMG_1.JPG", "IMG_2.JPG"]
+    monkeypatch.setattr(demo, "SAMPLES", tmp_path / "none")
+    for command, option in (("demo", ("-o", tmp_path / "results")), ("tag", ())):
+        status, _, err = semillie(command, tmp_path / argument, *option)
+        assert status == 0
+        assert "left out: 2 camera RAW files" in err
+        assert "failed" not in err
+
+
+@pytest.mark.parametrize("command", ["enhance", "demo", "tag"])
+def test_without_rawpy_raw_alone_fails(semillie, photo, tmp_path, monkeypatch, command):
+    monkeypatch.setitem(sys.modules, "rawpy", None)
+    monkeypatch.setattr(demo, "SAMPLES", tmp_path / "none")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "trip").mkdir()
+    (tmp_path / "trip" / "a.CR2").write_bytes(RAW)
+    status, _, err = semillie(command, "trip")
+    assert status == 1
+    assert "1 camera RAW file; reading those needs" in err
+    status, _, err = semillie(command, Path("trip", "a.CR2"), photo("b.png"))
+    assert status == 1
+    assert f"failed: {Path('trip', 'a.CR2')} is a camera RAW file; reading those needs" in err
+
+
 def test_a_deep_photo_of_the_wrong_name_stays_deep(semillie, tmp_path):
     import numpy as np
     import pyvips
@@ -536,6 +576,7 @@ def test_doctor_notices_damaged_and_missing_weights(semillie, checkpoint, tmp_pa
     assert torch.__version__ in out
     assert "chunked: available" in out
     assert "Everything is in order." in out
+    assert "  rawpy" in out
 
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1

@@ -121,6 +121,7 @@ def test_numbered_results_of_an_earlier_call_are_not_photos(tmp_path):
         "a_enhanced.jpg",
         "a_enhanced-2.jpg",
         "a_enhanced-2_compare.jpg",
+        "a_enhanced_compare-2.jpg",
         "b-2.jpg",
     )
     assert found_names([tmp_path / "*.*"], tmp_path)[0] == ["a.jpg", "a.png", "b-2.jpg"]
@@ -290,6 +291,45 @@ def test_every_result_has_a_name_of_its_own(tmp_path, files, file_format, compar
         assert len(results) == len(files) * (1 + compare)
         assert len(set(results) | sources) == len(results) + len(sources)
         assert jobs == plan_jobs(photos, output, file_format, compare)
+
+
+@pytest.mark.parametrize(
+    ("converted", "file_format"), [("a.HEIC", None), ("a.CR2", "jpeg"), ("a.CR2", "png"), ("A.jpe", "jpeg")]
+)
+@pytest.mark.parametrize("output", [Path("out"), None])
+def test_a_photo_that_joins_another_does_not_take_its_name(tmp_path, converted, file_format, output):
+    """Else the next call would work on the other photo once more, and never on this one."""
+    make(tmp_path, "in/a.JPG")
+    (tmp_path / "in" / "a.JPG").write_bytes(b"\xff\xd8\xff\xe0")
+    output = output and tmp_path / output
+    (alone,) = targets([tmp_path / "in"], output, file_format=file_format)
+    (tmp_path / "in" / converted).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    photos, _ = find_photos([str(tmp_path / "in")])
+    results = {job.source.name: job.target for job in plan_jobs(photos, output, file_format)}
+    assert results["a.JPG"] == alone
+    assert results[converted].stem in ("a-2", "A-2")
+    assert list(results) == sorted(results)
+
+
+@pytest.mark.parametrize("output", [Path("out"), None])
+def test_comparisons_change_no_other_name(tmp_path, output):
+    """Else a call with them would work on photos once more that have a result."""
+    make(tmp_path, "a.dng", "a.jpg", "a.png", "a_compare.jpg")
+    photos, _ = find_photos([str(tmp_path / "*.*")])
+    jobs = plan_jobs(photos, output, compare=True)
+    assert [job.target for job in jobs] == [job.target for job in plan_jobs(photos, output)]
+    assert len({job.comparison for job in jobs} - {job.target for job in jobs}) == len(photos)
+
+
+def test_names_that_differ_in_case_or_ending_alone(tmp_path):
+    names = ["A.JPG", "a.JPEG", "a.jpg", "a.png"]
+    photos = [Found(tmp_path / name, Path(name)) for name in names]
+    assert [job.target.name for job in plan_jobs(photos, tmp_path / "out")] == [
+        "A.JPG",
+        "a.JPEG",
+        "a-2.jpg",
+        "a.png",
+    ]
 
 
 def test_thousands_of_photos_of_one_name_get_numbers_in_no_time(monkeypatch):
