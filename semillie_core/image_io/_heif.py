@@ -21,8 +21,7 @@ _SEQUENCES = {b"avis", b"hevc", b"hevx", b"msf1"}
 _ALPHA = (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", b"urn:mpeg:hevc:2015:auxid:1\0")
 _NO_DECODER = re.compile("not been built in|Unsupported codec|Unsupported feature")
 """What libheif says of a compression that it was built without, depending on its version."""
-_DISPLAY_P3, _UNKNOWN = 12, 2
-"""Colour primaries of ITU-T H.273."""
+_UNKNOWN = 2
 
 
 def heif_format(data: bytes) -> str | None:
@@ -66,7 +65,6 @@ def load_heif(vips: Any, path: Path, data: bytes, file_format: str) -> tuple[Any
         PhotoError: It shows several pictures, or no decoder is installed.
         pyvips.Error: It is damaged.
     """
-    primaries, _ = heif_colour_codes(data)
     if is_sequence(data):
         raise PhotoError(f"{path} holds a sequence of pictures. Save each as a file of its own first.")
     image = None
@@ -84,10 +82,6 @@ def load_heif(vips: Any, path: Path, data: bytes, file_format: str) -> tuple[Any
         )
     if image is None:
         image, bits = _with_pillow_heif(vips, path, data)
-    if primaries == _DISPLAY_P3 and not image.get_typeof("icc-profile-data"):
-        # The formats that are written say so by a profile.
-        image = image.copy()
-        image.set_type(vips.GValue.blob_type, "icc-profile-data", vips.Image.profile_load("p3"))
     return image, bits
 
 

@@ -30,7 +30,7 @@ _DESCRIPTION_BYTES = 2**20
 _MOST_PIXELS = 2**30
 """Of more, a small file can claim more than memory holds, and the process would be killed instead of told so."""
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_UNKNOWN, _BT2020 = 2, 9
+_UNKNOWN, _BT2020, _DISPLAY_P3 = 2, 9, 12
 """Colour primaries of ITU-T H.273."""
 _DEPTHS = {"uchar": 8, "ushort": 16}
 _COLOUR_SPACES = ("srgb", "rgb", "rgb16", "b-w", "grey16")
@@ -44,9 +44,9 @@ def read_photo(path: str | Path) -> Photo:
     EXIF orientation is applied, so that the pixels are upright. An ICC profile is kept as it is and the pixel values
     with it: a photo in Display P3 or Adobe RGB is processed in its own values and keeps its profile. So it is with the
     chunks by which a PNG says the same without a profile. CMYK is converted to sRGB, through its embedded profile, or
-    a generic one without, and so is high dynamic range (PQ, HLG) as PNG, AVIF and HEIC name it by numbers. AVIF and
-    HEIC give their main picture; where they name Display P3 by a number, it becomes a profile. HEIC needs a libvips
-    that was built with HEVC, or the package pillow_heif.
+    a generic one without, and so is high dynamic range (PQ, HLG) as PNG, AVIF and HEIC name it by numbers. Where
+    these name Display P3 by a number and have no profile, they get one. AVIF and HEIC give their main picture. HEIC
+    needs a libvips that was built with HEVC, or the package pillow_heif.
 
     RAW needs the package rawpy. It is developed to sRGB of 16 bits with the camera's white balance, and as bright as it
     was exposed, with no curve or correction of the camera's. What begins as any TIFF file does is RAW if its name ends
@@ -108,17 +108,18 @@ def read_photo(path: str | Path) -> Photo:
             f"{path} is a truncated, damaged or unusual {file_format.upper()} file ({reason(error)}). "
             "Copy it again from its source, or save it anew in another program."
         ) from error
-    planes = (
-        torch.from_numpy(array.astype(np.float32))
-        .reshape(image.height, image.width, image.bands)
-        .movedim(-1, 0)
-    )
+    array = array.reshape(image.height, image.width, image.bands).transpose(2, 0, 1)
+    # Once, and divided in place: each copy of a large photo takes gigabytes.
+    planes = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
     # Of 16 bits, AVIF and HEIC use the upper 10 or 12.
     unused = bit_depth - (used_bits or bit_depth)
-    planes = planes / (2**bit_depth - 2**unused)
+    planes /= 2**bit_depth - 2**unused
     if colours == 1:
         planes = torch.cat([planes[:1].expand(3, -1, -1), planes[1:]])
     metadata = _metadata(image)
+    if primaries == _DISPLAY_P3:
+        # Of the formats that are written, only PNG says so without one.
+        metadata.setdefault("icc-profile-data", vips.Image.profile_load("p3"))
     png_chunks = colour_chunks(data) + text_chunks(data) if file_format == "png" else b""
     if transfer in HIGH_RANGE:
         planes[:3] = linear_to_srgb(to_standard_range(planes[:3], transfer))
@@ -131,7 +132,7 @@ def read_photo(path: str | Path) -> Photo:
     if file_format == "tiff" and (iptc := iptc_of_tiff(data)):
         metadata["iptc-data"] = iptc
     return Photo(
-        planes.contiguous(),
+        planes,
         file_format,
         bit_depth,
         is_grey=colours == 1,

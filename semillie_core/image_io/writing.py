@@ -137,7 +137,8 @@ def _format_of(path: Path) -> str:
 
 
 def _to_vips(vips: Any, planes: Tensor, bit_depth: int) -> Any:
-    levels = (planes * (2**bit_depth - 1)).round().movedim(0, -1).numpy()
+    """A picture of planes, which are overwritten: each copy of a large photo takes gigabytes."""
+    levels = planes.mul_(2**bit_depth - 1).round_().movedim(0, -1).numpy()
     return from_array(vips, levels.astype(np.uint8 if bit_depth == 8 else np.uint16))
 
 

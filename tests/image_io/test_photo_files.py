@@ -390,6 +390,14 @@ def test_png_keeps_what_its_values_mean(tmp_path):
         assert read_photo(tmp_path / "b.webp").png_chunks == b""
 
 
+@pytest.mark.parametrize("target", [".jpg", ".webp", ".tif"])
+def test_display_p3_that_png_names_by_a_number_becomes_a_profile(tmp_path, target):
+    (tmp_path / "a.png").write_bytes(png_with(P3))
+    photo = read_photo(tmp_path / "a.png")
+    write_photo(tmp_path / f"b{target}", photo.pixels, like=photo)
+    assert read_photo(tmp_path / f"b{target}").metadata["icc-profile-data"] == pyvips.Image.profile_load("p3")
+
+
 def test_png_keeps_its_comments_to_the_byte(tmp_path):
     latin = png_chunk(b"tEXt", "Größe\0Jörg".encode("latin-1"))
     prompt = png_chunk(b"tEXt", b'prompt\0{"1": {"class_type": "SemiLLIEEnhance"}}')
