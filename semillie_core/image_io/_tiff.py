@@ -21,6 +21,8 @@ _INTEROPERABILITY = 0xA005
 _MAKERS_NOTE = 0x927C
 """What the camera's maker writes into EXIF for itself: up to nearly all of it."""
 _COLOUR_SPACE, _SRGB = 0xA001, 1
+_SIZE_TAGS = {0xA002: 256, 0xA003: 257}
+"""Width and height, in the directory of the camera and in that of a TIFF photo."""
 _IPTC = 33723
 _BYTES_OF_TYPE = {1: 1, 4: 4, 7: 1}
 """Of the types in which files have IPTC: bytes, numbers of four bytes, and undefined."""
@@ -71,7 +73,7 @@ def exif_of_tiff(data: bytes, *, as_srgb: bool = False) -> bytes | None:
 
 
 def add_exif_to_tiff(data: bytes, block: bytes) -> bytes:
-    """A TIFF file with the tags of an EXIF block added to its own.
+    """A TIFF file with the tags of an EXIF block added to its own, with the size that it has.
 
     Args:
         data: A file as libvips writes it: one directory, 32-bit offsets.
@@ -84,7 +86,11 @@ def add_exif_to_tiff(data: bytes, block: bytes) -> bytes:
     start = len(data) + len(data) % 2
     header = len(b"Exif\0\0") + 8
     try:
-        added = _select(block, order).tobytes(start)[header:]
+        exif = _select(block, order)
+        camera, (page, *_) = exif.get(_DIRECTORY_TAGS[0], {}), _pages(data)
+        # Where the photo was turned, they are no longer what the camera wrote.
+        camera.update({tag: page[size] for tag, size in _SIZE_TAGS.items() if tag in camera})
+        added = exif.tobytes(start)[header:]
     except _DAMAGE:
         return data
     return _add(data, added, _entries(added, 0, order))

@@ -144,6 +144,21 @@ def _transposed(image, orientation):
     return image
 
 
+@pytest.mark.parametrize("target", [".jpg", ".png", ".webp", ".tif"])
+@pytest.mark.parametrize("source", [".jpg", ".tif"])
+def test_exif_has_the_size_of_the_upright_photo(tmp_path, source, target):
+    exif = Image.Exif()
+    exif[0x8769] = {0xA002: 64, 0xA003: 48}
+    plain = Photo(smooth(), "jpeg", metadata={"exif-data": exif.tobytes()})
+    write_photo(tmp_path / f"a{source}", smooth(), like=plain)
+    photo = read_photo(tmp_path / f"a{source}")
+    turned = photo.pixels.transpose(1, 2)
+    write_photo(tmp_path / f"b{target}", turned, like=photo)
+    with Image.open(tmp_path / f"b{target}") as written:
+        camera = written.getexif().get_ifd(0x8769)
+        assert (camera[0xA002], camera[0xA003]) == written.size == (48, 64)
+
+
 def save_with_metadata(path, built, icc):
     """Save the smooth picture as a camera or an editor would."""
     exif = Image.Exif()
