@@ -27,6 +27,8 @@ _OLDEST, _KNOWS_BT2020 = 17, 18
 _RGB = (0, UNSPECIFIED)
 _DOLBY = (14, 15)
 """ICtCp and IPT, which are not R'G'B' behind a matrix."""
+_MATRICES = (BT709, 4, BT601, 6, 7, BT2020)
+"""Those that libswscale computes with."""
 # Flags of libswscale, which PyAV has no names for before its version 18: bicubic and rounded accurately, and colours
 # interpolated when they are read or written.
 EXACT, FULL_CHROMA_OUT, FULL_CHROMA_IN = 0x4 | 0x40000, 0x2000, 0x4000
@@ -46,7 +48,7 @@ class Picture(NamedTuple):
     """``(3, H, W)`` float32 in [0, 1], RGB, upright. Values are the video's own, not linear ones; of a video of high
     dynamic range those that standard range has for it."""
     time: int
-    """When it is shown, in units of the video's ``time_base``; grows from picture to picture."""
+    """When it is shown, in units of the video's ``time_base`` from its start; grows from picture to picture."""
 
 
 class Video:
@@ -56,8 +58,8 @@ class Video:
         path: Any file whose pictures FFmpeg's libraries decode.
 
     Raises:
-        VideoError: PyAV is missing, the file is none of a video, or its pictures are of high dynamic range and PyAV is
-            too old for them.
+        VideoError: PyAV is missing, the file is none of a video or in a coding that PyAV does not know, or its pictures
+            are of high dynamic range and PyAV is too old for them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,6 +81,9 @@ class Video:
                 raise VideoError(f"{path} has no picture that can be decoded. The file may be damaged.")
             self.time_base: Fraction = stream.time_base or 1 / _DEFAULT_RATE
             """Seconds per unit of time."""
+            self.start = max(Fraction(container.start_time or 0, av.time_base), Fraction(0))
+            """Seconds on the file's own clock when its first picture or sound is due: recordings of broadcasts and of
+            camcorders begin at any time of day."""
             self.rate: Fraction = stream.average_rate or stream.guessed_rate or _DEFAULT_RATE
             """Pictures per second, on average."""
             self.pixel_aspect: Fraction = stream.sample_aspect_ratio or Fraction(1)
@@ -96,14 +101,20 @@ class Video:
                 f"{path} has colours of Dolby Vision, which only its own decoders read. Convert it to standard range "
                 "(SDR, BT.709) first, as video editors export it."
             )
+        if self._matrix not in _MATRICES:
+            raise VideoError(
+                f"{path} has colours of a kind that cannot be read (matrix {self._matrix} of ITU-T H.273). Convert it "
+                "to BT.709 first, as video editors export it."
+            )
         if self.high_range and _version(av) < _KNOWS_BT2020:
             raise VideoError(
                 f"{path} is of high dynamic range ({self.high_range}), which needs PyAV {_KNOWS_BT2020} or newer "
                 "(Python 3.11 or newer): pip install --upgrade av. Or convert it to standard range (SDR, BT.709) "
                 "first, as video editors export it."
             )
-        self.rotation = round(first.rotation / 90) % 4
-        """Quarter turns against the clock that make the decoded pictures upright."""
+        self.rotation, self.mirrored = _orientation_of(first)
+        """Quarter turns against the clock that make the decoded pictures upright, and whether left and right are to be
+        swapped before, as some phones ask for with the front camera."""
         decoded = first.height, first.width
         self.height, self.width = decoded[::-1] if self.rotation % 2 else decoded
         if self.rotation % 2:
@@ -130,17 +141,13 @@ class Video:
         self.damaged, count, last = 0, 0, None
         reformatter = VideoReformatter()
         step = max(round(1 / self.rate / self.time_base), 1)
+        start = round(self.start / self.time_base)
         with open_input(self.path) as container:
             stream = container.streams.best("video")
             stream.thread_type = "AUTO"
-            frames = self._decode(container, stream)
+            # Before they are deinterlaced, which takes for granted that all have one size.
+            frames = map(self._of_one_size, self._decode(container, stream))
             for frame in _deinterlaced(frames, stream) if self.interlaced else frames:
-                upright = (frame.height, frame.width)[:: -1 if self.rotation % 2 else 1]
-                if upright != (self.height, self.width):
-                    raise VideoError(
-                        f"The pictures of {self.path} change their size from {self.width} x {self.height} to "
-                        f"{upright[1]} x {upright[0]}. Cut it there into two videos."
-                    )
                 # Sixteen bits also of eight: between its codes lie colours that brightening tells apart.
                 rgb = reformatter.reformat(
                     frame,
@@ -151,8 +158,10 @@ class Video:
                 pixels = torch.from_numpy(rgb.astype(np.float32)).permute(2, 0, 1) / 65535
                 if self.high_range:
                     pixels = to_standard_range(pixels, self._transfer) ** (1 / _DISPLAY_GAMMA)
+                if self.mirrored:
+                    pixels = pixels.flip(2)
                 pixels = torch.rot90(pixels, self.rotation, (1, 2))
-                time = frame.pts
+                time = None if frame.pts is None else frame.pts - start
                 if last is not None and (time is None or time <= last):
                     time = last + step
                 last = time or 0
@@ -164,13 +173,34 @@ class Video:
         """Decoded pictures; damaged pieces are counted and left out, as players do."""
         import av
 
+        if stream.codec_context is None:
+            raise VideoError(self._unknown_coding)
         for packet in container.demux(stream):
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:
                 self.damaged += 1
                 continue
+            except av.error.DecoderNotFoundError as error:
+                raise VideoError(self._unknown_coding) from error
             yield from frames
+
+    def _of_one_size(self, frame: Any) -> Any:
+        """The decoded picture itself."""
+        height, width = (frame.height, frame.width)[:: -1 if self.rotation % 2 else 1]
+        if (height, width) != (self.height, self.width):
+            raise VideoError(
+                f"The pictures of {self.path} change their size from {self.width} x {self.height} to "
+                f"{width} x {height}. Cut it there into two videos."
+            )
+        return frame
+
+    @property
+    def _unknown_coding(self) -> str:
+        return (
+            f"The pictures of {self.path} are in a coding that this PyAV cannot decode, or they are encrypted. Convert "
+            "the video to H.264 first, as video editors export it."
+        )
 
 
 def open_input(path: Path) -> Any:
@@ -181,7 +211,9 @@ def open_input(path: Path) -> Any:
     """
     av = load_av()
     try:
-        return av.open(str(path))
+        # The whole path, since FFmpeg takes what stands before a colon for the name of a protocol. Old files name their
+        # titles in other encodings than UTF-8.
+        return av.open(str(path.absolute()), metadata_errors="replace")
     except OSError as error:
         raise VideoError(f"{path} cannot be read: {error.strerror}.") from error
     except av.error.FFmpegError as error:
@@ -223,6 +255,22 @@ def _matrix_of(frame: Any) -> int:
     if int(frame.color_trc) in HIGH_RANGE:
         return BT2020
     return BT709 if frame.height >= _HD_HEIGHT else BT601
+
+
+def _orientation_of(frame: Any) -> tuple[int, bool]:
+    """Quarter turns against the clock that make a decoded picture upright, and whether it is to be mirrored before."""
+    # Of a matrix that is broken no angle comes.
+    turns = round(frame.rotation / 90) if abs(frame.rotation) <= 180 else 0
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # Beside it are data of a kind that is newer than this PyAV.
+        matrix = None
+    mirrored = False
+    if matrix is not None:
+        (a, b), (c, d) = np.frombuffer(matrix, np.int32).reshape(3, 3)[:2, :2].tolist()
+        mirrored = a * d < b * c
+    # The angle is that of the way to the right, which mirroring turns round.
+    return (turns + 2 * mirrored) % 4, mirrored
 
 
 def _deinterlaced(frames: Iterator[Any], stream: Any) -> Iterator[Any]:

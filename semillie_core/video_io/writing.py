@@ -20,15 +20,18 @@ _OF_THE_FILE = ("encoder", "major_brand", "minor_version", "compatible_brands", 
 """Metadata that describe the file they are in."""
 _LIMITED_RANGE = 1
 _AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
-_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
+"""What AAC knows, by the number of channels."""
+_REFUSED = {"mp4": {"truehd"}, "mov": {"flac", "opus", "truehd"}, "matroska": set[str]()}
+"""Sound that FFmpeg says it can write into a kind of file, and then does not."""
 
 
 def write_video(target: Path, source: Video, pictures: Iterable[Picture], quality: int = 18) -> None:
     """Write pictures as H.264, with the sound, the metadata and the timing of the video they come from.
 
-    Sound is copied as it is, or encoded as AAC where the target's kind of file does not take it; subtitles are copied
-    where the kind stays the same. Pictures keep the source's depth (8 bits or 10), its colours and the resolution of
-    these.
+    Sound is copied as it is, or encoded as AAC where the target's kind of file does not take it; what nobody can decode
+    is left out. Subtitles are copied where the kind stays the same. Pictures keep the source's depth (8 bits or 10),
+    its colours and the resolution of these.
 
     Args:
         target: Ends in one of :data:`CONTAINERS`; written as a whole or not at all.
@@ -64,7 +67,7 @@ def _write(file: BinaryIO, target: Path, source: Video, pictures: Iterable[Pictu
                 "This PyAV was built without the encoder libx264. Install the one of the index: pip install av"
             ) from error
         output.metadata.update({k: v for k, v in source_file.metadata.items() if k not in _OF_THE_FILE})
-        tracks = _Tracks(source_file, output, subtitles=kind in source.formats)
+        tracks = _Tracks(source_file, output, source)
         output.start_encoding()
         for frame in _frames(source, pictures, stream.codec_context.pix_fmt):
             output.mux(stream.encode(frame))
@@ -110,24 +113,54 @@ def _frames(source: Video, pictures: Iterable[Picture], pixel_format: str) -> It
 class _Tracks:
     """Sound and subtitles on their way from one file to another."""
 
-    def __init__(self, source: Any, output: Any, *, subtitles: bool) -> None:
+    def __init__(self, source: Any, output: Any, video: Video) -> None:
+        self._start = video.start
         self._into, self._encoded = {}, set()
+        self._last: dict[int, int] = {}
+        """When the last packet of each sound began."""
+        kind = output.format.name
+        taken = output.supported_codecs - _REFUSED[kind]
         for stream in source.streams:
-            if stream.type == "audio" and _codec_name(stream) not in output.supported_codecs:
+            if (
+                stream.codec_context is None
+            ):  # In a coding that nobody knows, as the second sound of some phones is.
+                continue
+            if stream.type == "audio" and not stream.codec_context.sample_rate:  # Announced, and never there.
+                continue
+            if stream.type == "audio" and _codec_name(stream) not in taken:
                 rate = stream.codec_context.sample_rate
                 into = output.add_stream("aac", rate=rate if rate in _AAC_RATES else 48000)
                 # Old kinds of files do not name the places of their channels, which the encoder must know.
                 into.codec_context.layout = _LAYOUTS.get(stream.codec_context.layout.nb_channels, "stereo")
                 self._encoded.add(stream.index)
-            elif stream.type == "audio" or (stream.type == "subtitle" and subtitles):
+            elif stream.type == "audio" or (stream.type == "subtitle" and kind in video.formats):
                 into = output.add_stream_from_template(stream)
+                layout = stream.codec_context.layout if stream.type == "audio" else None
+                # MP4 must know them, too.
+                if layout and layout.name.endswith(" channels") and layout.nb_channels in _LAYOUTS:
+                    into.codec_context.layout = _LAYOUTS[layout.nb_channels]
             else:
                 continue
             into.metadata.update(stream.metadata)
             self._into[stream.index] = into
         chosen = [stream for stream in source.streams if stream.index in self._into]
-        self._packets = source.demux(chosen) if chosen else iter(())
+        self._packets = self._timed(source.demux(chosen)) if chosen else iter(())
         self._next = next(self._packets, None)
+
+    def _timed(self, packets: Iterable[Any]) -> Iterator[Any]:
+        """The packets with their times as they are in the new file: from its start, and growing."""
+        for packet in packets:
+            start, index = round(self._start / packet.time_base), packet.stream.index
+            if packet.pts is not None:
+                packet.pts -= start
+            if packet.dts is not None:
+                packet.dts -= start
+                last = self._last.get(index)
+                # Where recordings were joined the time goes back, as it does for the pictures.
+                if packet.stream.type == "audio" and last is not None and packet.dts <= last:
+                    packet.pts = packet.dts = last + max(packet.duration or 0, 1)
+                self._last[index] = packet.dts
+            yield packet
 
     def until(self, seconds: float) -> Iterator[Any]:
         """What is due by then, ready to be written."""

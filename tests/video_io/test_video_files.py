@@ -108,6 +108,19 @@ def colour_at(pixels, row, column):
     return pixels[:, height * (1 + 2 * row) // 4, width * (1 + 2 * column) // 4] * 255
 
 
+def later(path, target, seconds):
+    """The same in another kind of file, on a clock that shows so many seconds more."""
+    with av.open(str(path)) as source, av.open(str(target), "w") as output:
+        into = [output.add_stream_from_template(stream) for stream in source.streams]
+        for packet in source.demux():
+            if packet.size:
+                packet.pts += round(seconds / packet.time_base)
+                packet.dts += round(seconds / packet.time_base)
+                packet.stream = into[packet.stream.index]
+                output.mux(packet)
+    return target
+
+
 def packets(path, kind):
     with av.open(str(path)) as container:
         streams = [stream for stream in container.streams if stream.type == kind]
@@ -191,6 +204,30 @@ def test_every_picture_is_shown_when_it_was(tmp_path, suffix):
         assert (ours.pixels - theirs.pixels).abs().mean() < 0.02
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_recording_starts_at_once_whatever_its_clock_showed(tmp_path, suffix):
+    source = later(make(tmp_path / "a.mp4", sound="aac"), tmp_path / "a.ts", 5000)
+    copied(source, tmp_path / f"b{suffix}")
+    apart = []
+    for path in (source, tmp_path / f"b{suffix}"):
+        video, sound = ([time for _, time, _ in packets(path, kind)] for kind in ("video", "audio"))
+        apart.append(min(video) - sound[0])
+    assert 0 <= sound[0] <= min(video) < Fraction(1, 10)
+    assert float(apart[1]) == pytest.approx(float(apart[0]), abs=0.002)
+    assert float(max(video) - min(video)) == pytest.approx(3 / 25, abs=0.002)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_recordings_that_were_joined_go_on_one_after_the_other(tmp_path, suffix):
+    part = later(make(tmp_path / "a.mp4", sound="aac"), tmp_path / "a.ts", 1)
+    (tmp_path / "joined.ts").write_bytes(2 * part.read_bytes())
+    copied(tmp_path / "joined.ts", tmp_path / f"b{suffix}")
+    assert len(packets(tmp_path / f"b{suffix}", "video")) == 8
+    sound = [time for _, time, _ in packets(tmp_path / f"b{suffix}", "audio")]
+    assert len(sound) == 2 * len(packets(part, "audio"))
+    assert np.diff(np.array(sound, float)) == pytest.approx(1024 / 48000, abs=0.002)
+
+
 @pytest.mark.parametrize(
     ("matrix", "turns"),
     [
@@ -213,6 +250,24 @@ def test_pictures_of_a_phone_held_another_way_are_upright(tmp_path, matrix, turn
                 colour_at(pixels, row, column), colour_at(upright, row, column), atol=4.0, rtol=0
             )
     assert Video(tmp_path / "b.mp4").rotation == 0
+
+
+@pytest.mark.parametrize(
+    ("matrix", "upright"),
+    [
+        ((-65536, 0, 0, 0, 65536, 0, 64 << 16, 0, 1 << 30), lambda pixels: pixels.flip(2)),
+        ((65536, 0, 0, 0, -65536, 0, 0, 48 << 16, 1 << 30), lambda pixels: pixels.flip(1)),
+        ((0, 65536, 0, 65536, 0, 0, 0, 0, 1 << 30), lambda pixels: pixels.transpose(1, 2)),
+        ((0,) * 9, lambda pixels: pixels),
+    ],
+    ids=["left and right", "up and down", "rows and columns", "broken"],
+)
+def test_mirrored_pictures_are_shown_as_players_do(tmp_path, matrix, upright):
+    plain = make(tmp_path / "a.mp4")
+    expected = upright(next(iter(Video(plain))).pixels)
+    video = Video(turned(plain, matrix))
+    assert (video.height, video.width) == expected.shape[1:]
+    assert torch.equal(next(iter(video)).pixels, expected)
 
 
 @pytest.mark.parametrize(("suffix", "sound"), [(".mp4", "aac"), (".mkv", "flac"), (".mov", "pcm_s16le")])
@@ -279,6 +334,31 @@ def test_sound_that_a_kind_of_file_does_not_take_becomes_aac(tmp_path, name, sou
     assert len(wave) == pytest.approx(8 * 1024, abs=1600)
     # A sine, which `make` shares out between two channels.
     assert wave.std() == pytest.approx(8000 / 2**15 / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mkv"])
+def test_sound_whose_channels_have_no_places_is_copied(tmp_path, suffix):
+    source = make(tmp_path / f"a{suffix}", sound="pcm_s16le")
+    copied(source, tmp_path / "b.mp4")
+    ours, theirs = (
+        b"".join(data for _, _, data in packets(path, "audio")) for path in (tmp_path / "b.mp4", source)
+    )
+    assert ours == theirs != b""
+
+
+@pytest.mark.parametrize("sound", ["flac", "libopus"])
+def test_sound_that_is_refused_when_it_is_written_becomes_aac(tmp_path, sound):
+    copied(make(tmp_path / "a.mkv", sound=sound), tmp_path / "b.mov")
+    with av.open(str(tmp_path / "b.mov")) as container:
+        assert container.streams.audio[0].codec_context.name == "aac"
+
+
+def test_sound_in_an_unknown_coding_is_left_out(tmp_path):
+    """As the second sound of some phones is, which has the first one's in three dimensions."""
+    source = make(tmp_path / "a.mov", sound="pcm_s16le")
+    source.write_bytes(source.read_bytes().replace(b"sowt", b"apac"))
+    assert copied(source, tmp_path / "b.mp4").expected == 4
+    assert packets(tmp_path / "b.mp4", "audio") == []
 
 
 def test_mp3_is_copied(tmp_path):
@@ -415,6 +495,54 @@ def test_interlaced_pictures_become_whole_ones(tmp_path):
     assert combs["whole"] > 0.04
     assert combs["fields"] < combs["whole"] / 4
     assert not copied(sources["fields"], tmp_path / "copy.mp4").interlaced
+
+
+def test_interlaced_pictures_that_change_their_size_are_refused(tmp_path):
+    """The filter would cut the larger ones, and read beyond the smaller ones."""
+    options = {"flags": "+ilme+ildct", "x264-params": "interlaced=1"}
+    parts = [
+        make(tmp_path / f"{height}.ts", [corners(height, width)] * 3, options=options)
+        for height, width in ((48, 64), (96, 128))
+    ]
+    (tmp_path / "both.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(VideoError, match="change their size from 64 x 48 to 128 x 96"):
+        list(Video(tmp_path / "both.ts"))
+
+
+def test_metadata_in_an_old_encoding_stop_nothing(tmp_path):
+    source = make(tmp_path / "a.avi", codec="mpeg4", metadata={"title": "cafXs"})
+    source.write_bytes(source.read_bytes().replace(b"cafXs", b"caf\xe9s"))
+    copied(source, tmp_path / "b.mp4")
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        assert container.metadata["title"] == "caf\N{REPLACEMENT CHARACTER}s"
+
+
+@pytest.mark.parametrize("name", ["夜 ü%d#?.mp4", "12:30.mp4", "-x.mp4"])
+def test_any_name_can_be_read(tmp_path, monkeypatch, name):
+    if sys.platform == "win32" and set(name) & set(":?"):
+        pytest.skip("no name there")
+    make(tmp_path / "a.mp4").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert copied(Path(name), Path("b.mp4")).expected == 4
+
+
+def test_pictures_in_an_unknown_coding_are_refused(tmp_path):
+    source = make(tmp_path / "a.mp4")
+    source.write_bytes(source.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(VideoError, match=r"a\.mp4 are in a coding that this PyAV cannot decode.*Convert"):
+        Video(source)
+
+
+def test_colours_that_are_not_computed_with_are_refused(tmp_path):
+    source = tmp_path / "a.mkv"
+    with av.open(str(source), "w") as output:
+        stream = output.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        stream.codec_context.colorspace = 8
+        frame = av.VideoFrame.from_ndarray(corners().astype(np.uint8), format="rgb24")
+        output.mux([*stream.encode(frame), *stream.encode(None)])
+    with pytest.raises(VideoError, match=r"matrix 8 of ITU-T H\.273.*Convert it to BT\.709"):
+        Video(source)
 
 
 def test_what_is_no_video_is_refused(tmp_path, repository):
