@@ -115,8 +115,7 @@ def find_photos(
         elif glob.has_magic(argument):
             matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207
             matches = [match for match in matches if _is_photo(match) and _is_file(match)]
-            start = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
-            matches = _outside(matches, start, leave_out)
+            matches = outside(matches, searched_by(path), leave_out)
             if not matches:
                 problems.append(f"{argument} matches no {READABLE_FORMATS} file.")
             found += [Found(match, Path(match.name)) for match in matches]
@@ -126,7 +125,10 @@ def find_photos(
     for photo in found:
         unique.setdefault(photo.path.resolve(), photo)
     photos = list(unique.values())
-    return photos if with_results else _without_earlier_results(photos), problems
+    if not with_results:
+        kept = set(without_earlier_results([photo.path for photo in photos]))
+        photos = [photo for photo in photos if photo.path in kept]
+    return photos, problems
 
 
 def without_unreadable_raw(photos: Sequence[Found]) -> tuple[list[Found], str]:
@@ -283,7 +285,7 @@ def _in_folder(folder: Path, recursive: bool, leave_out: Path | None) -> list[Fo
         and _is_photo(path)
         and _is_file(path)
     )
-    return [Found(path, path.relative_to(folder), folder) for path in _outside(paths, folder, leave_out)]
+    return [Found(path, path.relative_to(folder), folder) for path in outside(paths, folder, leave_out)]
 
 
 def _is_file(path: Path) -> bool:
@@ -291,22 +293,27 @@ def _is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113
 
 
-def _outside(paths: list[Path], searched: Path, leave_out: Path | None) -> list[Path]:
+def searched_by(pattern: Path) -> Path:
+    """The folder in and below which a pattern finds files."""
+    return Path(*takewhile(lambda part: not glob.has_magic(part), pattern.parts))
+
+
+def outside(paths: list[Path], searched: Path, leave_out: Path | None) -> list[Path]:
     """The paths that are not in ``leave_out``, if that is a folder inside the searched one; else all."""
     if leave_out is None or searched.resolve() not in (inner := leave_out.resolve()).parents:
         return paths
     return [path for path in paths if inner not in path.resolve().parents]
 
 
-def _without_earlier_results(photos: list[Found]) -> list[Found]:
+def without_earlier_results(paths: list[Path]) -> list[Path]:
     """Drop ``NAME_enhanced`` beside ``NAME``, numbered ones and comparisons: results of an earlier, similar call."""
-    sources = {(photo.path.parent, photo.path.stem) for photo in photos}
+    sources = {(path.parent, path.stem) for path in paths}
 
     def is_result(path: Path) -> bool:
         named = _RESULT.fullmatch(path.stem)
         return named is not None and (path.parent, named[1]) in sources
 
-    return [photo for photo in photos if not is_result(photo.path)]
+    return [path for path in paths if not is_result(path)]
 
 
 def file_key(path: Path) -> str:

@@ -20,7 +20,14 @@ from ._enhancer import (
     make_enhancer,
 )
 from ._errors import UsageError
-from ._files import VIDEO_SUFFIXES, file_key, is_file_name
+from ._files import (
+    VIDEO_SUFFIXES,
+    file_key,
+    is_file_name,
+    outside,
+    searched_by,
+    without_earlier_results,
+)
 
 if TYPE_CHECKING:
     from ..video_io import Video
@@ -85,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     if args.steady_frames is not None and args.steady_frames < 1:
         raise UsageError(f"--steady-frames must be at least 1, got {args.steady_frames}.")
     controls = chosen_controls(args)
-    paths, failures = _find(args.videos)
+    paths, failures = _find(args.videos, args.output)
     _check_output(args.output, paths)
     enhancer = make_enhancer(args, load_av, controls)
     if args.steady_frames is None:
@@ -148,8 +155,12 @@ def _enhance_file(enhancer: Enhancer, video: Video, target: Path, crf: int, fram
     write_video(target, video, tqdm(pictures, name, **bar), crf)
 
 
-def _find(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """The files that arguments name, each once, and a message for each argument that names none."""
+def _find(arguments: Sequence[str], output: Path | None) -> tuple[list[Path], list[str]]:
+    """The files that arguments name, each once, and a message for each argument that names none.
+
+    Results of an earlier call, beside their videos or in the folder ``output``, are none of them: the same call again
+    must find them done.
+    """
     found: dict[str, Path] = {}
     problems = []
     for argument in arguments:
@@ -161,13 +172,14 @@ def _find(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
         elif glob.has_magic(argument):
             matches = [Path(match) for match in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207
             matches = [match for match in matches if match.suffix.lower() in VIDEO_SUFFIXES]
+            matches = outside(matches, searched_by(path), output)
             if not matches:
                 problems.append(f"{argument} matches no video.")
             for match in matches:
                 found.setdefault(file_key(match), match)
         else:
             problems.append(f"{argument or 'An empty argument'} does not exist. Check the spelling.")
-    return list(found.values()), problems
+    return without_earlier_results(list(found.values())), problems
 
 
 def _check_output(output: Path | None, videos: Sequence[Path]) -> None:

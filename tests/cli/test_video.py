@@ -132,6 +132,17 @@ def test_results_are_kept_unless_they_are_to_be_replaced(semillie, night):
     assert len(pictures(target)) == len(LIGHTS)
 
 
+@pytest.mark.parametrize("output", [(), ("-o", "done")], ids=["beside", "in a folder"])
+def test_the_same_call_again_finds_all_done(semillie, night, tmp_path, output, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    night("a.mp4", LIGHTS[:2]), night("b.mov", LIGHTS[:2])
+    call = ("**/*.m*", *output, "--steady-frames", 1)
+    assert "2 enhanced, 0 kept, 0 failed." in semillie(*call)[1]
+    files = sorted(tmp_path.rglob("*.m*"))
+    assert "0 enhanced, 2 kept, 0 failed." in semillie(*call)[1]
+    assert sorted(tmp_path.rglob("*.m*")) == files
+
+
 def test_several_videos_go_into_a_folder_and_one_that_fails_stops_none(semillie, night, tmp_path):
     night("one/clip.mp4"), night("two/clip.mp4")
     broken = tmp_path / "three" / "broken.mp4"
