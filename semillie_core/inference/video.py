@@ -56,7 +56,7 @@ def enhance_video(
         out_of_memory: Tells failed allocations from other errors.
 
     Yields:
-        As many, at the same times.
+        As many, at the same times and for as long.
 
     Raises:
         ValueError: There are fewer pictures than were measured.
@@ -74,7 +74,7 @@ def enhance_video(
             yield picture._replace(pixels=image)
         return
 
-    source, times = iter(pictures), []
+    source, times = iter(pictures), []  # And durations.
     failure: Exception | None = None
 
     def read(_: int) -> Tensor:
@@ -90,11 +90,11 @@ def enhance_video(
             except Exception as error:
                 failure = error
             else:
-                times.append(picture.time)
+                times.append((picture.time, picture.duration))
                 return picture.pixels
         raise failure
 
     clip = ClipFrames(model, steady, read, controls, tile=tile, check=check, out_of_memory=out_of_memory)
     for index in range(len(steady.shots)):
         image = clip.enhance(index).image[0]
-        yield Picture(image, times[index])
+        yield Picture(image, *times[index])

@@ -49,6 +49,9 @@ class Picture(NamedTuple):
     dynamic range those that standard range has for it."""
     time: int
     """When it is shown, in units of the video's ``time_base`` from its start; grows from picture to picture."""
+    duration: int = 0
+    """How long it is shown, in the same units; 0 if the file does not say. Of all but the last, the next one's time
+    decides."""
 
 
 class Video:
@@ -166,7 +169,7 @@ class Video:
                     time = last + step
                 last = time or 0
                 count += 1
-                yield Picture(pixels.contiguous(), last)
+                yield Picture(pixels.contiguous(), last, frame.duration or 0)
         self.count = count
 
     def _decode(self, container: Any, stream: Any) -> Iterator[Any]:
@@ -285,7 +288,9 @@ def _deinterlaced(frames: Iterator[Any], stream: Any) -> Iterator[Any]:
         with contextlib.suppress(BlockingIOError, EOFError):
             while True:
                 whole = graph.pull()
+                # The filter counts in fields.
+                fields = whole.time_base / stream.time_base
+                whole.duration = round(whole.duration * fields)
                 if whole.pts is not None:
-                    # The filter counts in fields.
-                    whole.pts = round(whole.pts * whole.time_base / stream.time_base)
+                    whole.pts = round(whole.pts * fields)
                 yield whole

@@ -69,10 +69,20 @@ def _write(file: BinaryIO, target: Path, source: Video, pictures: Iterable[Pictu
         output.metadata.update({k: v for k, v in source_file.metadata.items() if k not in _OF_THE_FILE})
         tracks = _Tracks(source_file, output, source)
         output.start_encoding()
+        last = None
         for frame in _frames(source, pictures, stream.codec_context.pix_fmt):
             output.mux(stream.encode(frame))
             output.mux(list(tracks.until(float(frame.pts * source.time_base))))
-        output.mux([*stream.encode(None), *tracks.until(float("inf"))])
+            last = frame
+        rest = stream.encode(None)
+        if rest and last is not None and last.duration:
+            # None comes after the last picture that would end it. MP4 ends with what is decoded last.
+            if kind == "matroska":
+                final = next((packet for packet in rest if packet.pts == last.pts), rest[-1])
+                final.duration = last.duration
+            else:
+                rest[-1].duration = last.pts + last.duration - rest[-1].pts
+        output.mux([*rest, *tracks.until(float("inf"))])
 
 
 def _video_stream(output: Any, source: Video, quality: int) -> Any:
@@ -106,7 +116,7 @@ def _frames(source: Video, pictures: Iterable[Picture], pixel_format: str) -> It
             dst_color_range=_LIMITED_RANGE,
             interpolation=EXACT | FULL_CHROMA_IN,
         )
-        frame.pts, frame.time_base = picture.time, source.time_base
+        frame.pts, frame.time_base, frame.duration = picture.time, source.time_base, picture.duration
         yield frame
 
 

@@ -28,7 +28,7 @@ def model():
 def pictures():
     generator = torch.Generator().manual_seed(1)
     texture = torch.rand(3, 40, 56, generator=generator) * 0.3
-    return [Picture(texture * (0.5 + 0.2 * (i % 2)), time) for i, time in enumerate(TIMES)]
+    return [Picture(texture * (0.5 + 0.2 * (i % 2)), time, i + 1) for i, time in enumerate(TIMES)]
 
 
 @pytest.mark.parametrize("frames", [5, 1])
@@ -42,6 +42,7 @@ def test_gives_what_enhance_does_with_all_frames_at_once(model, pictures, frames
         torch.stack([picture.pixels for picture in result]), expected, atol=1e-5, rtol=0
     )
     assert tuple(picture.time for picture in result) == TIMES
+    assert [picture.duration for picture in result] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_a_few_pictures_are_read_ahead(model, pictures):

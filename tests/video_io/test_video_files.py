@@ -205,6 +205,24 @@ def test_every_picture_is_shown_when_it_was(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("times", [[0], [0, 40, 80]])
+def test_the_last_picture_is_shown_as_long_as_it_was(tmp_path, suffix, times):
+    """As a screen is on which nothing happens any more."""
+    short = make(tmp_path / "a.mkv", [corners()] * len(times), times=times, time_base=Fraction(1, 1000))
+    source = tmp_path / "b.mkv"
+    with av.open(str(short)) as pictures, av.open(str(source), "w") as output:
+        into = output.add_stream_from_template(pictures.streams.video[0])
+        for packet in pictures.demux(video=0):
+            if packet.size:
+                packet.duration = 5000 if packet.pts == times[-1] else 40
+                packet.stream = into
+                output.mux(packet)
+    copied(source, tmp_path / f"c{suffix}")
+    with av.open(str(tmp_path / f"c{suffix}")) as container:
+        assert container.duration / av.time_base == pytest.approx(5 + times[-1] / 1000, abs=0.01)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_a_recording_starts_at_once_whatever_its_clock_showed(tmp_path, suffix):
     source = later(make(tmp_path / "a.mp4", sound="aac"), tmp_path / "a.ts", 5000)
     copied(source, tmp_path / f"b{suffix}")
@@ -652,7 +670,7 @@ def test_times_that_are_missing_or_go_back_are_mended(tmp_path, monkeypatch):
 
     class Frame:
         def __init__(self, frame):
-            self.frame, self.pts = frame, next(given)
+            self.frame, self.pts, self.duration = frame, next(given), frame.duration
             self.height, self.width = frame.height, frame.width
 
     class Reformatter:
