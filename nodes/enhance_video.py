@@ -153,8 +153,11 @@ def _whole_file(video: Any) -> Video | None:
         return None
     # Before its length is asked for: a broken file is to be told in our words.
     file = Video(Path(video.get_stream_source()))
-    # A trimmed one does not say what it is trimmed to.
-    whole = InputImpl.VideoFromFile(str(file.path)).get_duration() == video.get_duration()
+    # Not every ComfyUI says what a trimmed one is trimmed to.
+    try:
+        whole = InputImpl.VideoFromFile(str(file.path)).get_duration() == video.get_duration()
+    except ValueError:  # The file says neither how long it is nor how fast.
+        whole = False
     return file if whole else None
 
 

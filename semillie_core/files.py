@@ -45,6 +45,17 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def prepare_target(path: Path) -> None:
+    """Make the folder of a file that takes long to make, so that the work is not lost for want of one.
+
+    Raises:
+        OSError: It cannot be made, or ``path`` is a folder itself.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file in it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
 def check_writable(path: Path) -> None:
     """Make sure that a file can be made beside ``path``, as :func:`atomic_write` will, and leave none.
 

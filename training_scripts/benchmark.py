@@ -23,7 +23,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks import throughput
-from semillie_core.files import atomic_write
+from semillie_core.files import atomic_write, prepare_target
 from semillie_core.weights import CheckpointError, load_model
 
 WORKS = {"training": [throughput.TRAINING], "inference": list(throughput.PHOTOS)}
@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     works = WORKS[options.only] if options.only else [work for kind in WORKS.values() for work in kind]
     try:
+        if options.json is not None:
+            prepare_target(options.json)
         model = load_model(options.model).to(device=options.device)
         machine = throughput.describe_machine(options.device, options.threads)
         cases = throughput.make_cases(
@@ -51,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.rounds,
             lambda done, total: print(f"\r{done}/{total}", end="", file=sys.stderr, flush=True),
         )
-    except (CheckpointError, RuntimeError, AssertionError, ValueError) as error:
+    except (CheckpointError, OSError, RuntimeError, AssertionError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(file=sys.stderr)

@@ -26,7 +26,7 @@ from pathlib import Path
 from semillie_core.data import find_pairs
 from semillie_core.data.pairs import find_unpaired, named
 from semillie_core.devices import pick_device
-from semillie_core.files import atomic_write
+from semillie_core.files import atomic_write, prepare_target
 from semillie_core.inference import NETWORK_ALONE, EnhanceControls, enhance
 from semillie_core.metrics import LPIPSAlex
 from semillie_core.metrics.evaluation import evaluate
@@ -38,10 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.json is not None:
-            # Scores that cannot be written would be lost.
-            if options.json.is_dir():
-                raise IsADirectoryError(f"--json {options.json} is a folder: name a file in it.")
-            options.json.parent.mkdir(parents=True, exist_ok=True)
+            prepare_target(options.json)
         pairs = find_pairs(*options.pairs)
         if options.outputs is None:
             model = load_model(options.model).to(device=pick_device(options.device))

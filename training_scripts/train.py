@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.every < 1:
         parser.error(f"--every must be at least 1, got {options.every}")
+    if options.sheets and not options.check:
+        parser.error("--sheets is where --check writes: add --check")
     try:
         config = read_config(options.config, options.preset, options.set)
         pick_device(config.runtime.device)

@@ -74,7 +74,8 @@ def enhance_video(
             yield picture._replace(pixels=image)
         return
 
-    source, times = iter(pictures), []  # And durations.
+    source = iter(pictures)
+    shown: list[tuple[int, int]] = []  # When, and for how long.
     failure: Exception | None = None
 
     def read(_: int) -> Tensor:
@@ -90,11 +91,11 @@ def enhance_video(
             except Exception as error:
                 failure = error
             else:
-                times.append((picture.time, picture.duration))
+                shown.append((picture.time, picture.duration))
                 return picture.pixels
         raise failure
 
     clip = ClipFrames(model, steady, read, controls, tile=tile, check=check, out_of_memory=out_of_memory)
     for index in range(len(steady.shots)):
         image = clip.enhance(index).image[0]
-        yield Picture(image, *times[index])
+        yield Picture(image, *shown[index])

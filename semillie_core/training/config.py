@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 _FREE = {"run_dir", "runtime", "checkpoint_every", "pictures_every"}
 """Options that may change while a run goes on."""
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 def _require_amounts(section: str, config: Any, *names: str) -> None:
@@ -337,7 +338,8 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         where: Dotted position in the whole config, for messages.
     """
     if not isinstance(values, Mapping):
-        raise ValueError(f"{where or 'the config'} must be a mapping, got {values!r}.")
+        name = f"Option {where.rstrip('.')}" if where else "The config"
+        raise ValueError(f"{name} must have options of its own, got {values!r}.")
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - fields.keys())
@@ -382,7 +384,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         # Truth values in YAML 1.1, which configs were read as.
         value = {"yes": True, "on": True, "no": False, "off": False}.get(value.lower(), value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ValueError(f"Option {where} must be {hint.__name__}, got {value!r}.")
+        raise ValueError(f"Option {where} must be {_KINDS[hint]}, got {value!r}.")
     return value
 
 

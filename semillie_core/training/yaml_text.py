@@ -57,11 +57,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The plain values of a config's file.
 
     Raises:
-        ValueError: As :func:`parse_yaml`, or the file is not a mapping.
+        ValueError: As :func:`parse_yaml`, or the file is not text or not a mapping.
         yaml.YAMLError: The file is not YAML.
         OSError: It cannot be read.
     """
-    values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a config file.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file (UTF-8), so no config.") from error
+    values = parse_yaml(text, str(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path} is not a YAML mapping.")
     return values

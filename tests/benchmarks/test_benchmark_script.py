@@ -55,7 +55,9 @@ def test_the_loop_is_left_out_where_it_is_endless():
     assert not any(c.backend == "triton" for c in cases)
 
 
-def test_mistakes(capsys):
+def test_mistakes(tiny, tmp_path, capsys):
+    assert benchmark.main(["--model", str(tiny), "--json", str(tmp_path)]) == 1
+    assert "name a file in it" in capsys.readouterr().err
     assert benchmark.main(["--model", "nonsense"]) == 1
     assert "nonsense" in capsys.readouterr().err
     with pytest.raises(SystemExit):

@@ -32,10 +32,10 @@ def test_config_survives_yaml(config, tmp_path):
     [
         ({"learning_rates": 1}, "learning_rates"),
         ({"loss": {"ssin": 1}}, r"loss\.ssin"),
-        ({"seed": "three"}, "seed must be int"),
+        ({"seed": "three"}, "seed must be a whole number"),
         ({"phases": [{"steps": 1}]}, r"phases\[0\]\.batch_size is required"),
         ({"data": {"sources": "here"}}, r"data\.sources must be a list"),
-        ({"data": 3}, "must be a mapping"),
+        ({"data": 3}, "data must have options of its own"),
         ({"network": {"embed_dim": 30}}, "embed_dim"),
         ({"runtime": {"amp": "int8"}}, "runtime.amp"),
         ({"runtime": {"threads": -1}}, "runtime.threads must be at least 0"),
@@ -68,8 +68,17 @@ def test_off_is_a_word_to_options_of_text_and_false_to_those_of_truth(config, tm
         runtime = TrainConfig.from_yaml(path).runtime
         assert (runtime.amp, runtime.compile) == (amp, compiled)
     path.write_text(f"{values}runtime: {{compile: perhaps}}\n")
-    with pytest.raises(ValueError, match=r"runtime\.compile must be bool, got 'perhaps'"):
+    with pytest.raises(ValueError, match=r"runtime\.compile must be true or false, got 'perhaps'"):
         TrainConfig.from_yaml(path)
+
+
+def test_what_is_no_text_is_no_config(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_bytes(b"\x89PNG")
+    with pytest.raises(ValueError, match=r"c\.yaml is not a text file"):
+        TrainConfig.from_yaml(path)
+    with pytest.raises(IsADirectoryError, match="name a config file"):
+        TrainConfig.from_yaml(tmp_path)
 
 
 def test_an_option_given_twice_is_named_with_its_lines(tmp_path):

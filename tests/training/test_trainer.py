@@ -450,6 +450,9 @@ def test_the_command_trains_and_names_mistakes(config, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main([str(path), "--every", "0"])
     assert "--every must be at least 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([str(path), "--sheets", str(tmp_path / "sheets")])
+    assert "add --check" in capsys.readouterr().err
 
 
 def test_a_check_shows_the_batches_that_training_would_see(config, tmp_path, capsys):
