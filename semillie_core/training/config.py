@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 _FREE = {"run_dir", "runtime", "checkpoint_every", "pictures_every"}
 """Options that may change while a run goes on."""
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+KINDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
+"""What an option's type is called in help and errors."""
 
 
 def _require_amounts(section: str, config: Any, *names: str) -> None:
@@ -384,7 +385,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         # Truth values in YAML 1.1, which configs were read as.
         value = {"yes": True, "on": True, "no": False, "off": False}.get(value.lower(), value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ValueError(f"Option {where} must be {_KINDS[hint]}, got {value!r}.")
+        raise ValueError(f"Option {where} must be of the kind {KINDS[hint]}, got {value!r}.")
     return value
 
 

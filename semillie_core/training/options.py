@@ -15,6 +15,8 @@ from collections.abc import Hashable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
+from .config import KINDS
+
 
 class Option(NamedTuple):
     """One option of a dataclass tree."""
@@ -96,7 +98,7 @@ def _kind(hint: Any) -> str:
         inner = typing.get_args(hint)
         element = _kind(inner[0])
         return f"list of {element}s" if inner[-1] is Ellipsis else f"{len(inner)} {element}s"
-    return {"str": "text", "bool": "true or false", "int": "whole number", "float": "number"}[hint.__name__]
+    return KINDS[hint]
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

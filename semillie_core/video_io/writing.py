@@ -131,9 +131,8 @@ class _Tracks:
         kind = output.format.name
         taken = output.supported_codecs - _REFUSED[kind]
         for stream in source.streams:
-            if (
-                stream.codec_context is None
-            ):  # In a coding that nobody knows, as the second sound of some phones is.
+            # In a coding that nobody knows, as the second sound of some phones is.
+            if stream.codec_context is None:
                 continue
             if stream.type == "audio" and not stream.codec_context.sample_rate:  # Announced, and never there.
                 continue

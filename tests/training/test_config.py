@@ -32,7 +32,7 @@ def test_config_survives_yaml(config, tmp_path):
     [
         ({"learning_rates": 1}, "learning_rates"),
         ({"loss": {"ssin": 1}}, r"loss\.ssin"),
-        ({"seed": "three"}, "seed must be a whole number"),
+        ({"seed": "three"}, "seed must be of the kind whole number"),
         ({"phases": [{"steps": 1}]}, r"phases\[0\]\.batch_size is required"),
         ({"data": {"sources": "here"}}, r"data\.sources must be a list"),
         ({"data": 3}, "data must have options of its own"),
@@ -68,7 +68,9 @@ def test_off_is_a_word_to_options_of_text_and_false_to_those_of_truth(config, tm
         runtime = TrainConfig.from_yaml(path).runtime
         assert (runtime.amp, runtime.compile) == (amp, compiled)
     path.write_text(f"{values}runtime: {{compile: perhaps}}\n")
-    with pytest.raises(ValueError, match=r"runtime\.compile must be true or false, got 'perhaps'"):
+    with pytest.raises(
+        ValueError, match=r"runtime\.compile must be of the kind true or false, got 'perhaps'"
+    ):
         TrainConfig.from_yaml(path)
 
 
